@@ -1,0 +1,102 @@
+"""Data that fits: every example decoded once, and batches served whole."""
+
+import concurrent.futures
+import itertools
+import logging
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from input_pipeline.bad_records import BadRecords
+from input_pipeline.decode import BadRecord, crop_and_resize, open_image, to_array
+from input_pipeline.geometry import Box, center_box
+from input_pipeline.order import EvalOrder, TrainOrder
+from input_pipeline.settings import Augmentation
+from input_pipeline.sources import Source
+
+_CHUNK = 256  # examples a thread takes at a time
+
+
+class MemoryReader:
+    """A split as arrays; a batch is one gather.
+
+    Args:
+      images: uint8 [num_examples, height, width, channels]; black where the record is bad.
+      labels: int32 [num_examples].
+      weights: float32 [num_examples], 0 where the record is bad.
+    """
+
+    augments_on_device = True
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, weights: np.ndarray):
+        self._images, self._labels, self._weights = images, labels, weights
+        self.image_shape: tuple[int, int, int] = images.shape[1:]
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def batches(
+        self, order: TrainOrder | EvalOrder, block: tuple[int, int], start_step: int, stop_step: int | None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """The block (first position, end) of the global batches start_step..stop_step; None has no end."""
+        steps = itertools.count(start_step) if stop_step is None else range(start_step, stop_step)
+        return (self._gather(order.indices(step, *block)) for step in steps)
+
+    def _gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """The examples at `indices`, int64 [batch]; -1 gives padding of weight 0."""
+        padding = indices < 0
+        batch = {"image": self._images[indices], "label": self._labels[indices], "weight": self._weights[indices]}
+        for value in batch.values():
+            value[padding] = 0
+        return batch
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def load(source: Source, augmentation: Augmentation, own_size: bool, num_threads: int, bad: BadRecords) -> MemoryReader:
+    """Decodes all of a split.
+
+    Args:
+      source: the split.
+      augmentation: gives image_size, eval_crop_ratio and num_channels.
+      own_size: keep the images' own size, which they must share; else resize and crop the centre as evaluation does.
+      num_threads: that decode.
+      bad: told about the records that cannot be decoded.
+
+    Raises:
+      ValueError: more bad records than allowed.
+    """
+    image_size = augmentation.image_size
+    shape = source.fixed_shape(None) if own_size else (image_size, image_size)
+    count = len(source)
+    images = np.zeros((count, *shape, augmentation.num_channels), np.uint8)
+    labels, weights = np.zeros(count, np.int32), np.ones(count, np.float32)
+
+    def decode(index: int) -> str | None:
+        """Why the record is bad, or None."""
+        try:
+            encoded, labels[index] = source.read(index)
+            image = open_image(encoded)
+            if own_size:
+                box = Box(0, 0, *image.size)
+            else:
+                box = center_box(*image.size, image_size, augmentation.eval_crop_ratio)
+            images[index] = to_array(crop_and_resize(image, box, shape, augmentation.num_channels))
+        except BadRecord as error:
+            weights[index] = 0
+            return str(error)
+        return None
+
+    def decode_chunk(start: int) -> list[str | None]:
+        return [decode(index) for index in range(start, min(start + _CHUNK, count))]
+
+    started = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(max(1, num_threads)) as pool:
+        reasons = itertools.chain.from_iterable(pool.map(decode_chunk, range(0, count, _CHUNK)))
+        for index, reason in enumerate(reasons):
+            if reason is not None:
+                bad.add(source.describe(index), reason)
+    logging.info("input_pipeline: decoded %d images into memory in %.1f s", count, time.monotonic() - started)
+    return MemoryReader(images, labels, weights)
