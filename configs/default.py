@@ -29,7 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.norm.fields = ml_collections.ConfigDict()  # fields of that normalization
 
     config.data = ml_collections.ConfigDict()
-    config.data.name = "digits"  # digits (embedded), folder (train/CLASS/*.jpg), or a TFDS name
+    config.data.name = "digits"  # digits (embedded), synthetic, folder (train/CLASS/*.jpg), or a TFDS name
     config.data.dir = ""  # where TFDS, or the folder, lies; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.train_split = "train"  # TFDS slices; of a folder: train, val
     config.data.val_split = ""  # chooses the best checkpoint; "" chooses none
@@ -56,9 +56,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = False
     config.optimizer.weight_decay = 4e-5  # coupled (part of the gradient), so multiplied by the learning rate
-    config.optimizer.decay_min_ndim = (
-        2  # leaves of fewer dimensions (biases, norm scales) do not decay; lars slide, optax: all do
-    )
+    # Leaves of fewer dimensions (biases, scales of norms) do not decay; 0 decays all, as lars slide and optax do.
+    config.optimizer.decay_min_ndim = 2
     config.optimizer.grad_clip_norm = 0.0  # largest global norm of the gradient; 0 does not clip
     config.optimizer.lars_variant = "lecture"  # lecture, slide, optax, tpu; see arch/optim/lars.py
     config.optimizer.lars_trust_coefficient = 0.001  # eta; the slide has none

@@ -1,0 +1,1 @@
+"""Pure training and evaluation steps, the state they carry, and how it is kept on disk. Needs the `[train]` extra."""

@@ -1,0 +1,162 @@
+"""Checkpoints that survive anything: atomic, verified by a digest, with a fallback to the one before.
+
+Orbax writes them, in the background, into a temporary folder that it renames when whole. What it holds is the state
+flattened, {path: array}, beside the SHA-256 of it all.
+"""
+
+import hashlib
+import logging
+import operator
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import jax_utils
+from orbax.checkpoint import checkpoint_managers
+
+from arch import AXIS_NAME
+
+logger = logging.getLogger(__name__)
+
+BEST_METRIC = "val/accuracy"
+
+
+def to_host(state: Any) -> Any:
+    """The first device's copy of a replicated pytree, as NumPy arrays; every process gets its own."""
+    return jax.device_get(jax_utils.unreplicate(state))
+
+
+def to_devices(state: Any) -> Any:
+    """A pytree on every local device, as `jax.pmap` wants it: leaves `[local_devices, ...]`."""
+    return jax_utils.replicate(state, axis_name=AXIS_NAME)
+
+
+def digest(flat: dict[str, np.ndarray]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes; equal digests mean bit-equal states."""
+    sha = hashlib.sha256()
+    for name in sorted(flat):
+        array = np.asarray(flat[name])
+        sha.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()
+
+
+def flatten(state: Any) -> dict[str, np.ndarray]:
+    """{path with '/': leaf} of a pytree."""
+    leaves, _ = jax.tree.flatten_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def unflatten(flat: dict[str, np.ndarray], template: Any) -> Any:
+    """The inverse of `flatten`, with the structure of `template`."""
+    return jax.tree.unflatten(jax.tree.structure(template), [flat[name] for name in flatten(template)])
+
+
+class Checkpointer:
+    """Saves and restores the state of one run in `directory`; keeps the two newest and the best on validation.
+
+    Args:
+      directory: of the checkpoints; made when missing. Leftovers of saves that were cut off are removed.
+      track_best: keeps the checkpoint whose metrics have the highest BEST_METRIC, beside the two newest.
+      read_only: for evaluation: removes and writes nothing.
+    """
+
+    def __init__(self, directory: str, *, track_best: bool = False, read_only: bool = False):
+        self._directory = pathlib.Path(directory).absolute()
+        self._track_best = track_best
+        self._read_only = read_only
+        if not read_only and jax.process_index() == 0:
+            for leftover in self._directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        policies = [checkpoint_managers.LatestN(2)]
+        best_fn = None
+        if self._track_best:
+            best_fn = operator.itemgetter(BEST_METRIC)
+            policies.append(checkpoint_managers.BestN(get_metric_fn=best_fn, n=1))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            best_fn=best_fn,  # chooses nothing beside a policy, but without it the metrics are not written to disk
+            read_only=self._read_only,
+        )
+        return ocp.CheckpointManager(self._directory, options=options)
+
+    def save(self, step: int, state: Any, metrics: dict[str, float] | None = None) -> None:
+        """Starts writing the host copy of a state; returns before it is on disk (see `close`).
+
+        Every process calls this. Nothing happens where this step is saved already. `metrics` choose the best
+        checkpoint, by `BEST_METRIC` where it is among them.
+        """
+        if self._manager.latest_step() == step:
+            return
+        flat = flatten(state)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(flat), meta=ocp.args.JsonSave({"step": step, "sha256": digest(flat)})
+        )
+        # What was not validated at its step comes behind all that was.
+        metrics = {BEST_METRIC: (metrics or {}).get(BEST_METRIC, -1.0)} if self._track_best else None
+        if not self._manager.save(step, args=items, metrics=metrics, force=True):
+            raise RuntimeError(f"Checkpointer: step {step} was not saved; {self._directory} already holds a later one")
+
+    def restore(self, template: Any, *, best: bool = False) -> tuple[int, Any] | None:
+        """(step, state) of the newest checkpoint that is whole, or None. Broken newer ones are named and removed.
+
+        Args:
+          template: a state of the same structure, shapes and dtypes, or `jax.ShapeDtypeStruct`s of it.
+          best: the best on validation comes before the newest, where anything was validated.
+
+        Raises:
+          ValueError: all that is there is broken.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        values = {s: (self._manager.metrics(s) or {}).get(BEST_METRIC, -1.0) for s in steps if best}
+        broken = []
+        for step in sorted(steps, key=lambda s: values.get(s, 0.0), reverse=True):
+            try:
+                state = self._read(step, template)
+            except Exception as error:
+                reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+                path = self._directory / str(step)
+                logger.warning("checkpoint %s is broken (%s); trying the one before it", path, reason)
+                broken.append(step)
+                continue
+            self._discard(broken)
+            return step, state
+        if steps:
+            raise ValueError(
+                f"Checkpointer: none of the {len(steps)} checkpoints in {self._directory} can be read; "
+                "remove that folder to start again"
+            )
+        return None
+
+    def latest_step(self) -> int | None:
+        """The newest step that is saved, or on its way to the disk."""
+        return self._manager.latest_step()
+
+    def _read(self, step: int, template: Any) -> Any:
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        shapes = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in flatten(template).items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))["state"]
+        flat = {k: np.asarray(v) for k, v in restored.items()}
+        if digest(flat) != meta["sha256"]:
+            raise ValueError("its content is not what was saved")
+        return unflatten(flat, template)
+
+    def _discard(self, steps: list[int]) -> None:
+        if self._read_only or not steps:
+            return
+        self._manager.close()
+        if jax.process_index() == 0:
+            for step in steps:
+                shutil.rmtree(self._directory / str(step), ignore_errors=True)
+        self._manager = self._open()
+
+    def close(self) -> None:
+        """Waits until what was saved is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()

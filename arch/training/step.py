@@ -1,0 +1,158 @@
+"""One training step and one evaluation step, written per device over `AXIS_NAME`, and their `jax.pmap`.
+
+Everything that crosses devices outside the network is one `psum` of one tuple: gradient sums, metric sums, running
+statistics. Gradients are sums over examples divided by the weight of the whole global batch, so k devices with n
+examples, one with k*n, and any split into micro-batches take the same step, also where examples have weight 0.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import lax
+
+from arch import AXIS_NAME
+from arch.ops.stochastic import Examples, example_keys
+from arch.training import losses as losses_lib
+from arch.training import metrics as metrics_lib
+from arch.training.state import TrainState
+
+Batch = dict[str, jax.Array]  # image [batch, H, W, C], label int [batch], weight [batch]: 0 leaves an example out
+Preprocess = Callable[[jax.Array, jax.Array | None], jax.Array]  # (images, one key an example or None) -> float images
+
+
+def make_train_step(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    *,
+    seed: int,
+    preprocess: Preprocess,
+    label_smoothing: float = 0.0,
+    num_micro_batches: int = 1,
+    ema_decay: float = 0.0,
+    raise_on_nan: bool = True,
+    reset_metrics_every_steps: int = 1,
+) -> Callable[[TrainState, Batch], TrainState]:
+    """`train_step(state, batch) -> state` for one device of the axis `AXIS_NAME`.
+
+    Args:
+      model: called as `model(images, train=True, examples=Examples(weight, id))`.
+      tx: gets gradients averaged over the global batch, and the parameters.
+      seed: keys of augmentation and dropout derive from (seed, step, position of the example in the global batch).
+      preprocess: augments and normalises on the device.
+      label_smoothing: in [0, 1).
+      num_micro_batches: the device's batch is split into so many equal parts, whose gradients add up under
+        `lax.scan`; batch norm sees a part at a time and updates its running statistics once a part.
+      ema_decay: in [0, 1); used where the state keeps an average of the parameters.
+      raise_on_nan: a non-finite loss or gradient freezes the state for good, for the caller to see `bad_step` and
+        stop. False leaves out the update of that step only.
+      reset_metrics_every_steps: `state.metrics` starts anew at steps that are multiples of this.
+    """
+    if num_micro_batches < 1:
+        raise ValueError(f"make_train_step: num_micro_batches={num_micro_batches} must be at least 1")
+
+    def gradient_sums(params, batch_stats, batch: Batch, ids: jax.Array, key: jax.Array, metrics_cls):
+        """Sums over the examples of one micro-batch: (gradients, metrics), and the new running statistics."""
+        augment_key, dropout_key = jax.random.split(key)
+        images = preprocess(batch["image"], example_keys(augment_key, ids))
+
+        def loss_sum(params):
+            logits, updates = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                images,
+                train=True,
+                examples=Examples(weight=batch["weight"], id=ids),
+                mutable=["batch_stats"],
+                rngs={"dropout": dropout_key},
+            )
+            losses = losses_lib.cross_entropy(logits, batch["label"], label_smoothing=label_smoothing)
+            # An undecodable record must not reach the gradient even where its own loss is not finite.
+            weighted = jnp.where(batch["weight"] > 0, losses * batch["weight"].astype(losses.dtype), 0)
+            return jnp.sum(weighted), (losses, logits, updates.get("batch_stats", {}))
+
+        grads, (losses, logits, new_stats) = jax.grad(loss_sum, has_aux=True)(params)
+        return grads, metrics_lib.measure(metrics_cls, losses, logits, batch["label"], batch["weight"]), new_stats
+
+    def local_sums(state: TrainState, batch: Batch, key: jax.Array):
+        """As `gradient_sums`, over the device's whole batch."""
+        metrics_cls = type(state.metrics)
+        size = batch["label"].shape[0]
+        ids = lax.axis_index(AXIS_NAME) * size + jnp.arange(size, dtype=jnp.int32)
+        if num_micro_batches == 1:
+            return gradient_sums(state.params, state.batch_stats, batch, ids, key, metrics_cls)
+        if size % num_micro_batches:
+            raise ValueError(
+                f"make_train_step: num_micro_batches={num_micro_batches} must divide the device's batch of {size}"
+            )
+
+        def body(carry, part):
+            grads, metrics, stats = carry
+            more_grads, more_metrics, stats = gradient_sums(state.params, stats, *part, key, metrics_cls)
+            return (jax.tree.map(jnp.add, grads, more_grads), metrics.merge(more_metrics), stats), None
+
+        parts = jax.tree.map(lambda x: x.reshape(num_micro_batches, -1, *x.shape[1:]), (batch, ids))
+        start = jax.tree.map(jnp.zeros_like, (state.params, state.metrics))
+        (grads, metrics, stats), _ = lax.scan(body, (*start, state.batch_stats), parts)
+        return grads, metrics, stats
+
+    def train_step(state: TrainState, batch: Batch) -> TrainState:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        grads, metrics, stats = local_sums(state, batch, key)
+        weight = jnp.sum(batch["weight"])
+        # Synchronised statistics are equal already; per-replica ones are averaged, so that the state is one state.
+        grads, weight, metrics, stats, num_devices = lax.psum((grads, weight, metrics, stats, 1), AXIS_NAME)
+        grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1).astype(g.dtype), grads)
+        stats = jax.tree.map(lambda s: s / num_devices, stats)
+
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if ema_params is not None:
+            ema_params = jax.tree.map(lambda e, p: e * ema_decay + p * (1 - ema_decay), ema_params, params)
+        fresh = state.step % reset_metrics_every_steps == 0
+        kept = jax.tree.map(lambda m: jnp.where(fresh, jnp.zeros_like(m), m), state.metrics)
+        new = state.replace(
+            params=params,
+            batch_stats=stats,
+            opt_state=opt_state,
+            ema_params=ema_params,
+            metrics=kept.merge(metrics),
+        )
+
+        finite = jnp.isfinite(metrics.loss.total) & jnp.isfinite(optax.tree.norm(grads))
+        bad_step = jnp.where((state.bad_step < 0) & ~finite, state.step, state.bad_step)
+        keep = finite & (bad_step < 0) if raise_on_nan else finite
+        new = jax.tree.map(lambda n, o: jnp.where(keep, n, o), new, state.replace(metrics=kept))
+        return new.replace(step=state.step + 1, bad_step=bad_step)
+
+    return train_step
+
+
+def make_eval_step(model: nn.Module, *, preprocess: Preprocess) -> Callable[..., Any]:
+    """`eval_step(params, batch_stats, batch, metrics) -> metrics`, which adds the batch's sums over all devices.
+
+    The loss is the plain cross-entropy, without label smoothing, so that runs compare.
+    """
+
+    def eval_step(params, batch_stats, batch: Batch, metrics):
+        images = preprocess(batch["image"], None)
+        examples = Examples(weight=batch["weight"], id=None)
+        logits = model.apply({"params": params, "batch_stats": batch_stats}, images, train=False, examples=examples)
+        losses = losses_lib.cross_entropy(logits, batch["label"])
+        update = metrics_lib.measure(type(metrics), losses, logits, batch["label"], batch["weight"])
+        return metrics.merge(lax.psum(update, AXIS_NAME))
+
+    return eval_step
+
+
+def pmap_train_step(train_step: Callable) -> Callable:
+    """Over `[devices, ...]` leaves; the state's buffers are donated."""
+    return jax.pmap(train_step, axis_name=AXIS_NAME, donate_argnums=0)
+
+
+def pmap_eval_step(eval_step: Callable) -> Callable:
+    """Over `[devices, ...]` leaves; the metrics' buffers are donated."""
+    return jax.pmap(eval_step, axis_name=AXIS_NAME, donate_argnums=3)

@@ -1,0 +1,110 @@
+"""A run's folder belongs to one configuration: the same command resumes it, another one is refused."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+# How a run is carried out, not what it computes: these may change when a run is resumed.
+FREE_FIELDS = frozenset(
+    {
+        "compilation_cache_dir",
+        "data.dir",
+        "data.memory_limit_bytes",
+        "data.num_threads",
+        "data.num_workers",
+        "profile_steps",
+        "progress_every_seconds",
+    }
+)
+
+
+def check(workdir: str, config: dict[str, Any], *, only: tuple[str, ...] = ("",)) -> None:
+    """Does nothing where the folder is new, or holds a run of this configuration.
+
+    Args:
+      config: nested dict of JSON values.
+      only: prefixes of the fields that must agree, for evaluation; training compares all but FREE_FIELDS.
+
+    Raises:
+      ValueError: the folder is of another configuration (which fields differ), or holds other things.
+    """
+    folder = pathlib.Path(workdir)
+    path = folder / "config.json"
+    if not path.exists():
+        if folder.is_dir() and any(child.name != "lock" for child in folder.iterdir()):
+            raise ValueError(
+                f"--workdir={workdir} is not empty and holds no config.json, so it is no run of this program; "
+                f"use --workdir={fresh(workdir)}"
+            )
+        return
+    here = json.loads(json.dumps(config))  # tuples become lists, as they are read back
+    lines = [line for line in _differences(json.loads(path.read_text()), here) if line.startswith(only)]
+    if lines:
+        raise ValueError(
+            f"--workdir={workdir} holds a run of another config: {'; '.join(lines)}. "
+            f"Go on with that config, or start afresh with --workdir={fresh(workdir)}"
+        )
+
+
+@contextlib.contextmanager
+def claim(workdir: str, config: dict[str, Any]) -> Iterator[None]:
+    """Makes the folder and its `config.json`, and keeps a second process out of it.
+
+    The system lifts the lock when the process ends, however it ends.
+
+    Raises:
+      ValueError: another process is at work there.
+    """
+    folder = pathlib.Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"--workdir={workdir} is in use by another process; wait for it, or use --workdir={fresh(workdir)}"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        if not (folder / "config.json").exists():
+            write_atomically(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+        yield
+
+
+def fresh(workdir: str) -> str:
+    """The first of `workdir-2`, `workdir-3`, ... that does not exist."""
+    number = 2
+    while os.path.exists(f"{workdir.rstrip('/')}-{number}"):
+        number += 1
+    return f"{workdir.rstrip('/')}-{number}"
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """The file is the old one or the new one, whenever the process dies."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    there, here = dict(_leaves(there)), dict(_leaves(here))
+    lines = []
+    for name in sorted(there.keys() | here.keys()):
+        if name not in FREE_FIELDS and there.get(name) != here.get(name):
+            lines.append(f"{name} is {json.dumps(there.get(name))} there and {json.dumps(here.get(name))} here")
+    return lines
+
+
+def _leaves(tree: dict[str, Any], prefix: str = ""):
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,111 @@
+"""Command lines of the programs that take `--config=FILE.py[:ARGS] --config.FIELD=VALUE`; errors are one line."""
+
+import difflib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ml_collections
+from absl import app, flags
+from ml_collections import config_flags
+
+flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
+
+USAGE_ERROR = 2  # exit status of a command line, or a config, that cannot be run
+
+
+def define_config_flag() -> flags.FlagHolder:
+    """`--config`, required, with an override for every field of the recipe."""
+    holder = config_flags.DEFINE_config_file("config", None, "Recipe: configs/NAME.py[:ARGS].", lock_config=True)
+    flags.mark_flag_as_required("config")
+    return holder
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parses sys.argv, calls `main()` and exits with what it returns; a ValueError or FileNotFoundError is one line."""
+
+    def guarded(argv: Sequence[str]) -> int | None:
+        if len(argv) > 1:
+            return fail(f"unexpected argument {argv[1]!r}; flags start with --")
+        try:
+            return main()
+        except (ValueError, FileNotFoundError) as error:
+            if flags.FLAGS.debug:
+                raise
+            return fail(error)
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def fail(error: Any) -> int:
+    """Prints the error, as one line, and gives the exit status."""
+    message = " ".join(str(error).split())
+    print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr, flush=True)
+    return USAGE_ERROR
+
+
+def config_name() -> str:
+    """The recipe's name and arguments as a file name: `shufflenet_v2`, `shufflenet_v2-imagenet-width=1.5`."""
+    path, _, arg = str(_config_argument(sys.argv)).partition(":")
+    return "-".join([os.path.splitext(os.path.basename(path))[0], *filter(None, arg.split(","))])
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        if not any(a in ("--help", "-h", "-help", "--helpfull", "--helpshort") for a in argv):
+            _check_config(argv)
+        return flags.FLAGS(list(argv))
+    except (flags.Error, ValueError, OSError) as error:
+        sys.exit(fail(str(error).removeprefix("flag ")))
+
+
+def _config_argument(argv: Sequence[str]) -> str | None:
+    for i, item in enumerate(argv):
+        name, equals, value = item.lstrip("-").partition("=")
+        if item.startswith("-") and name == "config":
+            return value if equals else next(iter(argv[i + 1 : i + 2]), None)
+    return None
+
+
+def _check_config(argv: Sequence[str]) -> None:
+    """Says in one line what config_flags would say in a traceback."""
+    argument = _config_argument(argv)
+    if not argument:
+        raise ValueError("--config is required, for example --config=configs/shufflenet_v2.py")
+    path, _, arg = argument.partition(":")
+    if not os.path.isfile(path):
+        folder = os.path.dirname(path) or "."
+        files = sorted(f for f in os.listdir(folder) if f.endswith(".py")) if os.path.isdir(folder) else []
+        close = difflib.get_close_matches(os.path.basename(path), files, n=1, cutoff=0.5)
+        hint = f"; did you mean {os.path.join(folder, close[0])}?" if close else ""
+        raise ValueError(f"--config: there is no file {path}{hint}")
+    spec = importlib.util.spec_from_file_location("recipe", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"--config: {path} has no get_config(); it is not a recipe")
+    try:
+        config = module.get_config(arg) if arg else module.get_config()
+    except TypeError:
+        if not arg:
+            raise
+        raise ValueError(f"--config: {path} takes no arguments, but got {arg!r}; leave out :{arg}") from None
+    for item in argv:
+        if item.startswith(("--config.", "-config.")):
+            _check_field(config, item.lstrip("-").partition("=")[0])
+
+
+def _check_field(config: ml_collections.ConfigDict, flag: str) -> None:
+    node, seen = config, "config"
+    for part in flag.split(".")[1:]:
+        if not isinstance(node, ml_collections.ConfigDict):
+            raise ValueError(f"--{flag}: {seen} is a value and has no fields")
+        if part not in node:
+            close = difflib.get_close_matches(part, node.keys(), n=2, cutoff=0.5)
+            hint = "did you mean " + " or ".join(close) if close else "one of " + ", ".join(sorted(node.keys()))
+            raise ValueError(f"--{flag}: {seen} has no field {part!r}; {hint}?")
+        node, seen = node[part], f"{seen}.{part}"
+    if isinstance(node, ml_collections.ConfigDict):
+        raise ValueError(f"--{flag}: is a group of fields; set one of {', '.join(sorted(node.keys()))}")

@@ -1,0 +1,103 @@
+"""Every recipe is locked and has the fields of the default; its arguments are checked."""
+
+import importlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from arch import models, norm, optim
+from configs import common, default
+
+ROOT = pathlib.Path(__file__).parents[1]
+NOT_RECIPES = {"__init__", "default", "common", "cli"}
+RECIPES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in NOT_RECIPES)
+OPEN = ("model.fields", "model.norm.fields")
+SHUFFLENET_ARGS = [
+    "",
+    "imagenet",
+    "imagenet,width=1.5",
+    "fashion_mnist",
+    "smoke",
+    "imagenet,smoke",
+    "variant=torchvision",
+]
+CASES = [(name, "") for name in RECIPES] + [("shufflenet_v2", arg) for arg in SHUFFLENET_ARGS[1:]]
+
+
+def recipe(name, arg):
+    return importlib.import_module(f"configs.{name}").get_config(arg)
+
+
+def paths(config, prefix=""):
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        if path not in OPEN and hasattr(value, "items"):
+            yield from paths(value, path + ".")
+        else:
+            yield path
+
+
+@pytest.mark.parametrize(("name", "arg"), CASES)
+def test_a_recipe_changes_values_only(name, arg):
+    config = recipe(name, arg)
+    assert config.is_locked
+    assert set(paths(config)) == set(paths(default.get_config()))
+
+
+@pytest.mark.parametrize(("name", "arg"), CASES)
+def test_a_recipe_builds_its_network_and_optimiser(name, arg):
+    """By tracing alone: names, fields and shapes fit together."""
+    config = recipe(name, arg)
+    model = models.create(
+        config.model.name,
+        num_classes=10,
+        norm=norm.create(config.model.norm.name, **config.model.norm.fields),
+        dtype=jnp.dtype(config.model.dtype),
+        **config.model.fields,
+    )
+    tx, schedule = optim.create(
+        config.optimizer, config.schedule, total_steps=config.num_steps or 1000, steps_per_epoch=100.5,
+        global_batch_size=config.global_batch_size,
+    )  # fmt: skip
+    images = jnp.zeros((2, config.data.image_size, config.data.image_size, config.data.num_channels))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    jax.eval_shape(tx.init, variables["params"])
+    assert float(schedule(0)) > 0
+    assert len(config.data.mean) == len(config.data.std) == config.data.num_channels
+
+
+def test_the_imagenet_recipe_is_the_papers():
+    """Section 4 of arXiv:1807.11164 and the authors' training script; figures from the issue's list."""
+    config = recipe("shufflenet_v2", "imagenet")
+    assert (config.model.name, config.global_batch_size, config.num_steps) == ("shufflenet_v2_x1_0", 1024, 300_000)
+    assert (config.optimizer.momentum, config.optimizer.weight_decay, config.label_smoothing) == (0.9, 4e-5, 0.1)
+    assert (config.data.crop, config.data.color_jitter, config.data.flip) == ("random_resized", 0.4, True)
+    _, schedule = optim.create(
+        config.optimizer, config.schedule, total_steps=config.num_steps, steps_per_epoch=1251.1, global_batch_size=1024
+    )
+    rates = [float(schedule(step)) for step in (0, 150_000, 300_000)]
+    assert rates == [0.5, 0.25, 0.0]
+
+
+def test_parse_arg():
+    assert common.parse_arg("smoke,width=1.5", smoke=False, width=1.0, variant="a") == {
+        "smoke": True, "width": 1.5, "variant": "a",
+    }  # fmt: skip
+    assert common.parse_arg(None, smoke=False) == {"smoke": False}
+    assert common.parse_arg("smoke=false", smoke=True) == {"smoke": False}
+
+
+@pytest.mark.parametrize(
+    ("arg", "words"),
+    [
+        ("smok", "unknown name 'smok' in 'smok'; did you mean 'smoke'"),
+        ("width", "width needs a value; write width=VALUE"),
+        ("width=wide", "width='wide' must be of type float"),
+        ("smoke=7", "smoke='7' must be true or false"),
+    ],
+)
+def test_parse_arg_names_what_is_wrong(arg, words):
+    with pytest.raises(ValueError, match=words):
+        common.parse_arg(arg, smoke=False, width=1.0)

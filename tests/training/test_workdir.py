@@ -1,0 +1,69 @@
+"""A folder belongs to one configuration and to one process at a time."""
+
+import json
+
+import pytest
+
+from arch.training import workdir
+
+CONFIG = {"seed": 0, "data": {"dir": "/a", "mean": (0.5,)}, "optimizer": {"name": "lars"}}
+
+
+def changed(**fields):
+    return CONFIG | fields
+
+
+def test_a_new_folder_is_made_and_the_same_config_comes_back(tmp_path):
+    folder = str(tmp_path / "a" / "b")
+    workdir.check(folder, CONFIG)
+    with workdir.claim(folder, CONFIG):
+        pass
+    assert json.loads((tmp_path / "a" / "b" / "config.json").read_text())["data"]["mean"] == [0.5]
+    workdir.check(folder, CONFIG)
+
+
+def test_another_config_is_refused_field_by_field(tmp_path):
+    folder = str(tmp_path / "run")
+    with workdir.claim(folder, CONFIG):
+        pass
+    other = changed(seed=1, optimizer={"name": "momentum"}, extra=2)
+    with pytest.raises(ValueError, match="another config") as error:
+        workdir.check(folder, other)
+    for words in (
+        "seed is 0 there and 1 here", 'optimizer.name is "lars" there and "momentum" here', "extra is null there and 2",
+        f"--workdir={folder}-2",
+    ):  # fmt: skip
+        assert words in str(error.value)
+
+
+def test_fields_that_do_not_change_the_result_are_free(tmp_path):
+    with workdir.claim(str(tmp_path), CONFIG):
+        pass
+    workdir.check(str(tmp_path), changed(data={"dir": "/b", "mean": [0.5]}))
+
+
+def test_evaluation_compares_the_network_only(tmp_path):
+    with workdir.claim(str(tmp_path), CONFIG):
+        pass
+    workdir.check(str(tmp_path), changed(seed=1), only=("optimizer.",))
+    with pytest.raises(ValueError, match=r"optimizer\.name is"):
+        workdir.check(str(tmp_path), changed(optimizer={"name": "momentum"}), only=("optimizer.",))
+
+
+def test_a_folder_of_other_things_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match="is no run of this program"):
+        workdir.check(str(tmp_path), CONFIG)
+
+
+def test_two_at_a_time_are_refused(tmp_path):
+    second = pytest.raises(ValueError, match="in use by another process")
+    with workdir.claim(str(tmp_path), CONFIG), second, workdir.claim(str(tmp_path), CONFIG):
+        pass
+    with workdir.claim(str(tmp_path), CONFIG):
+        pass
+
+
+def test_fresh_is_the_first_free_number(tmp_path):
+    (tmp_path / "run-2").mkdir()
+    assert workdir.fresh(str(tmp_path / "run")) == str(tmp_path / "run-3")

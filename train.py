@@ -1,0 +1,346 @@
+"""Trains a network: `python train.py --config=configs/shufflenet_v2.py [--config.FIELD=VALUE ...] [--workdir=DIR]`.
+
+The same command resumes a run that was stopped in any way, bit for bit. Exit status: 0 when finished, 1 when the loss
+became non-finite, 2 for a command or config that cannot be run, 75 after SIGTERM (130 after Ctrl-C): run it again.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import signal
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from absl import flags
+from absl import logging as absl_logging
+from clu import parameter_overview
+from flax import jax_utils
+
+import input_pipeline
+from arch import AXIS_NAME, models, norm, optim
+from arch.errors import unknown_name
+from arch.training import metrics, workdir
+from arch.training.checkpoint import Checkpointer, to_devices, to_host
+from arch.training.logbook import Logbook
+from arch.training.preemption import StopRequest
+from arch.training.progress import Progress
+from arch.training.state import TrainState, create_state
+from arch.training.step import make_eval_step, make_train_step, pmap_eval_step, pmap_train_step
+from configs import cli
+
+CONFIG = cli.define_config_flag()
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config>[-<args>].")
+EVAL_ONLY = flags.DEFINE_boolean("eval_only", False, "Evaluate the best checkpoint, else the newest, and stop.")
+DISTRIBUTED = flags.DEFINE_boolean("distributed", False, "Join the other hosts of a cluster that JAX recognises.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; default $JAX_COORDINATOR_ADDRESS.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes in all; default $JAX_NUM_PROCESSES.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is; default $JAX_PROCESS_ID.")
+
+NON_FINITE, RESUME_ME, INTERRUPTED = 1, 75, 130  # exit statuses; 75 is EX_TEMPFAIL of sysexits.h
+PROFILE_AFTER = 10  # steps, so that compilation is not in the profile
+
+logger = logging.getLogger("train")
+
+
+def main() -> int:
+    """Reads the flags, sets up JAX and the log, and runs."""
+    config = CONFIG.value
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    absl_logging.set_verbosity(absl_logging.WARNING)  # of Orbax and TFDS, which say much
+    logging.getLogger().setLevel(logging.WARNING)
+    join_cluster()
+    for name in ("train", "arch", "input_pipeline"):
+        logging.getLogger(name).setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
+    if config.compilation_cache_dir and not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(config.compilation_cache_dir))
+    jax.config.update("jax_enable_x64", config.model.dtype == "float64")
+    folder = WORKDIR.value or os.path.join("runs", cli.config_name())
+    return evaluate_only(config, folder) if EVAL_ONLY.value else train_and_evaluate(config, folder)
+
+
+def join_cluster() -> None:
+    """`jax.distributed`, only where a flag or the environment asks for it: it raises where there is no cluster."""
+    environment = os.environ.get
+    address = COORDINATOR.value or environment("JAX_COORDINATOR_ADDRESS")
+    if not (DISTRIBUTED.value or address):
+        return
+    count, index = (
+        flag.value if flag.value is not None or environment(name) is None else int(environment(name))
+        for flag, name in ((NUM_PROCESSES, "JAX_NUM_PROCESSES"), (PROCESS_ID, "JAX_PROCESS_ID"))
+    )
+    if address and not DISTRIBUTED.value and None in (count, index):
+        raise ValueError(f"--coordinator={address} also needs --num_processes and --process_id")
+    jax.distributed.initialize(address, count, index)
+
+
+class Run:
+    """All that a config stands for: data, network, optimiser and compiled steps. Making it checks the config."""
+
+    def __init__(self, config: ml_collections.ConfigDict):
+        check_config(config)
+        self.config = config
+        self.pipeline = input_pipeline.create(
+            config.data,
+            seed=config.seed,
+            global_batch_size=config.global_batch_size,
+            eval_batch_size=config.eval_batch_size or config.global_batch_size,
+            local_device_count=jax.local_device_count(),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        info = self.pipeline.info
+        self.steps_per_epoch = info.num_train / config.global_batch_size
+        self.num_steps = config.num_steps or max(1, round(config.num_epochs * self.steps_per_epoch))
+        self.model = models.create(
+            config.model.name,
+            num_classes=info.num_classes,
+            norm=norm.create(config.model.norm.name, **config.model.norm.fields),
+            dtype=jnp.dtype(config.model.dtype),
+            **config.model.fields,
+        )
+        self.tx, self.schedule = optim.create(
+            config.optimizer,
+            config.schedule,
+            total_steps=self.num_steps,
+            steps_per_epoch=self.steps_per_epoch,
+            global_batch_size=config.global_batch_size,
+        )
+        self.train_step = pmap_train_step(
+            make_train_step(
+                self.model,
+                self.tx,
+                seed=config.seed,
+                preprocess=self.pipeline.preprocess(train=True),
+                label_smoothing=config.label_smoothing,
+                num_micro_batches=config.num_micro_batches,
+                ema_decay=config.ema_decay,
+                raise_on_nan=config.raise_on_nan,
+                reset_metrics_every_steps=config.log_every_steps,
+            )
+        )
+        self.eval_step = pmap_eval_step(make_eval_step(self.model, preprocess=self.pipeline.preprocess(train=False)))
+
+    def create_state(self) -> TrainState:
+        """The state before the first step, on one device."""
+        return create_state(
+            self.model,
+            self.tx,
+            seed=self.config.seed,
+            image_shape=(self.config.data.image_size, self.config.data.image_size, self.config.data.num_channels),
+            num_classes=self.pipeline.info.num_classes,
+            dtype=jnp.dtype(self.config.model.dtype),
+            keep_ema=self.config.ema_decay > 0,
+        )
+
+    def train_batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
+        return jax_utils.prefetch_to_device(self.pipeline.train(start_step), 2, axis_name=AXIS_NAME)
+
+    def check_finite(self, state: TrainState) -> None:
+        """Waits for the devices; raises FloatingPointError where they have frozen the state."""
+        bad_step = int(to_host(state.bad_step))
+        if bad_step >= 0 and self.config.raise_on_nan:
+            raise FloatingPointError(f"the loss or its gradient was not finite at step {bad_step}")
+
+    def evaluate(self, state: TrainState, stop: StopRequest | None = None) -> dict[str, float] | None:
+        """Metrics of both splits, of the parameters and of their average; None where a stop was asked for."""
+        values = {}
+        splits = [s for s in ("val", "test") if self.config.data[f"{s}_split"]]
+        versions = {"": state.params} | ({} if state.ema_params is None else {"ema_": state.ema_params})
+        for split in splits:
+            for prefix, params in versions.items():
+                sums = to_devices(jax.tree.map(jnp.zeros_like, to_host(state.metrics)))
+                batches = self.pipeline.evaluation(split)
+                for batch in jax_utils.prefetch_to_device(batches, 2, axis_name=AXIS_NAME):
+                    if stop is not None and stop.signal is not None and jax.process_count() == 1:
+                        return None
+                    sums = self.eval_step(params, state.batch_stats, batch, sums)
+                numbers = metrics.compute(to_host(sums))
+                values |= {f"{split}/{prefix}{name}": value for name, value in numbers.items()}
+        return values
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """What can be said before any data is read."""
+    dtypes = ("bfloat16", "float32", "float64")
+    if config.model.dtype not in dtypes:
+        raise unknown_name("config.model.dtype", config.model.dtype, dtypes)
+    devices, batch, parts = jax.device_count(), config.global_batch_size, config.num_micro_batches
+    if parts < 1 or batch < 1 or batch % (devices * parts):
+        step = devices * max(parts, 1)
+        raise ValueError(
+            f"config.global_batch_size={batch} must be a positive multiple of {devices} devices x "
+            f"num_micro_batches={parts}; use {max(1, round(batch / step)) * step}"
+        )
+    if config.eval_batch_size % devices:
+        raise ValueError(
+            f"config.eval_batch_size={config.eval_batch_size} must be a multiple of {devices} devices; "
+            f"use {-(-config.eval_batch_size // devices) * devices}"
+        )
+    for name, low, high in (("label_smoothing", 0, 1), ("ema_decay", 0, 1)):
+        if not low <= config[name] < high:
+            raise ValueError(f"config.{name}={config[name]} must be at least {low} and below {high}")
+    if config.log_every_steps < 1:
+        raise ValueError(f"config.log_every_steps={config.log_every_steps} must be at least 1")
+    if config.num_steps < 1 and not config.num_epochs > 0:
+        raise ValueError(f"config.num_epochs={config.num_epochs} must be above 0, or set config.num_steps")
+
+
+def train_and_evaluate(config: ml_collections.ConfigDict, folder: str) -> int:
+    """Trains to the end, from the newest checkpoint in the folder if there is one; returns the exit status."""
+    run = Run(config)
+    main_host = jax.process_index() == 0
+    with contextlib.ExitStack() as stack:
+        stack.callback(run.pipeline.close)
+        workdir.check(folder, config.to_dict())
+        if main_host:
+            stack.enter_context(workdir.claim(folder, config.to_dict()))
+        checkpoints = Checkpointer(os.path.join(folder, "checkpoints"), track_best=bool(config.data.val_split))
+        stack.callback(checkpoints.close)
+        start, state = checkpoints.restore(jax.eval_shape(run.create_state)) or (0, run.create_state())
+        logbook = Logbook(folder, restored_step=start, enabled=main_host)
+        stack.callback(logbook.close)
+        announce(run, folder, start, state)
+        if start == run.num_steps and (logbook.has(start) or not main_host):
+            return 0
+        progress = Progress(
+            num_steps=run.num_steps,
+            start_step=start,
+            steps_per_epoch=run.steps_per_epoch,
+            global_batch_size=config.global_batch_size,
+            every_seconds=config.progress_every_seconds,
+        )
+        stack.callback(progress.close)
+        stop = stack.enter_context(StopRequest())
+        session = Session(run, folder, checkpoints, logbook, progress, stop)
+        try:
+            return session.train(to_devices(state), start)
+        except FloatingPointError as error:
+            kept, found = checkpoints.latest_step(), str(error)
+            kept = "no checkpoint was saved before it" if kept is None else f"the checkpoint of step {kept} is kept"
+            remedy = "lower config.schedule.base_learning_rate, warm up, or set config.optimizer.grad_clip_norm"
+            cli.fail(f"{found}, and training stopped there; {kept}; {remedy}, in a fresh --workdir")
+            return NON_FINITE
+
+
+@dataclasses.dataclass
+class Session:
+    """A run under way in its folder."""
+
+    run: Run
+    folder: str
+    checkpoints: Checkpointer
+    logbook: Logbook
+    progress: Progress
+    stop: StopRequest
+
+    def train(self, state: TrainState, start: int) -> int:
+        """The loop; returns the exit status."""
+        last = self.run.num_steps
+        batches = self.run.train_batches(start)
+        # A stop during an evaluation leaves a checkpoint without its row: then the first thing is to write it.
+        reported = start if jax.process_count() > 1 or self.logbook.has(start) else start - 1
+        for step in range(start, last + 1):
+            if step > reported and self.report(step, state) and step == last:
+                return 0
+            if self.stop.at(step):
+                return self.save_and_leave(step, state)
+            with self.profile(step - start):
+                state = self.run.train_step(state, next(batches))
+            if step == start:
+                jax.block_until_ready(state)  # compiled: from here on steps are timed
+                self.progress.begin_window(step + 1)
+            elif self.progress.due():
+                self.progress.show(step + 1)
+        raise AssertionError("the loop returns at its last step")
+
+    def report(self, step: int, state: TrainState) -> bool:
+        """Writes the row, then the checkpoint, where they are due; False where a stop cut the evaluation short."""
+        config, run = self.run.config, self.run
+        eval_every = round(config.eval_every_epochs * run.steps_per_epoch)
+        logs, evaluates, saves = (
+            step == run.num_steps or (every > 0 and step > 0 and step % every == 0)
+            for every in (config.log_every_steps, eval_every, config.checkpoint_every_steps or eval_every)
+        )
+        if not (logs or evaluates or saves):
+            return True
+        run.check_finite(state)
+        row = {}
+        if logs:
+            row = {f"train/{name}": value for name, value in metrics.compute(to_host(state.metrics)).items()}
+            row["train/learning_rate"] = float(run.schedule(step - 1))
+            if (rate := self.progress.end_window(step, row["train/loss"])) is not None:
+                row["train/images_per_sec"] = rate
+        if evaluates:
+            numbers = run.evaluate(state, self.stop)
+            if numbers is None:
+                return False
+            row |= numbers
+        if row:
+            self.logbook.write(step, row)
+        if saves:
+            self.checkpoints.save(step, to_host(state), row)
+        if evaluates:
+            self.logbook.plot()
+        if evaluates or self.progress.due():
+            self.progress.show(step)
+        self.progress.begin_window(step)
+        if step == run.num_steps:
+            logger.info("finished: %s", ", ".join(f"{k} {v:.4f}" for k, v in row.items() if not k.startswith("train/")))
+        return True
+
+    def save_and_leave(self, step: int, state: TrainState) -> int:
+        """Saves, unless the state is no good, and gives the exit status that says so."""
+        self.run.check_finite(state)
+        self.checkpoints.save(step, to_host(state))
+        logger.warning("stopped by %s at step %d and saved; the same command goes on", self.stop.signal.name, step)
+        return INTERRUPTED if self.stop.signal == signal.SIGINT else RESUME_ME
+
+    @contextlib.contextmanager
+    def profile(self, step_of_session: int) -> Iterator[None]:
+        """Traces steps PROFILE_AFTER ... PROFILE_AFTER + profile_steps of this session."""
+        first, count = PROFILE_AFTER, self.run.config.profile_steps
+        if count and step_of_session == first:
+            jax.profiler.start_trace(os.path.join(self.folder, "profile"))
+        yield
+        if count and step_of_session == first + count - 1:
+            jax.profiler.stop_trace()
+
+
+def announce(run: Run, folder: str, start: int, state: TrainState) -> None:
+    """What is about to happen, in a few lines of the log."""
+    info, config = run.pipeline.info, run.config
+    count = parameter_overview.count_parameters(state.params)
+    logger.info("%s: %s parameters, %s classes", config.model.name, f"{count:,}", info.num_classes)
+    logger.info("%s: %d training, %d validation, %d test", info.name, info.num_train, info.num_val, info.num_test)
+    for line in optim.describe(config.optimizer, state.params):
+        logger.info("%s", line)
+    place = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)"
+    logger.info("%d steps of %d images on %s, in %s", run.num_steps, config.global_batch_size, place, folder)
+    if start:
+        state_of_it = "finished already" if start == run.num_steps else "resuming"
+        logger.info("%s: checkpoint of step %d", state_of_it, start)
+
+
+def evaluate_only(config: ml_collections.ConfigDict, folder: str) -> int:
+    """Prints the metrics of the best checkpoint on validation, else of the newest, as one JSON line."""
+    workdir.check(folder, config.to_dict(), only=("model.", "optimizer.", "ema_decay"))
+    run = Run(config)
+    with contextlib.closing(
+        Checkpointer(os.path.join(folder, "checkpoints"), track_best=True, read_only=True)
+    ) as checkpoints:
+        step, state = checkpoints.restore(jax.eval_shape(run.create_state), best=True) or (None, None)
+        if step is None:
+            raise FileNotFoundError(f"--eval_only: no checkpoint in {folder}; train first, without --eval_only")
+        values = run.evaluate(to_devices(state))
+    run.pipeline.close()
+    if jax.process_index() == 0:
+        print(json.dumps({"step": step, **values}))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
