@@ -1,0 +1,62 @@
+"""Normalizations by name. Every one is called as `norm(x, *, train, examples=None)`."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from arch import AXIS_NAME
+from arch.errors import unknown_name
+from arch.norm.batch import BatchNorm
+from arch.norm.group import GroupNorm
+from arch.ops.stochastic import Examples
+
+NORMS = {
+    "batch_norm": functools.partial(BatchNorm),
+    "sync_batch_norm": functools.partial(BatchNorm, axis_name=AXIS_NAME),
+    "group_norm": functools.partial(GroupNorm),
+}
+
+
+def create(name: str, **fields: Any) -> functools.partial:
+    """The factory of a normalization, to be the `norm` of a network.
+
+    Args:
+        name: a key of NORMS.
+        **fields: fields of that normalization.
+
+    Returns:
+        A partial that makes the module; it takes further fields, such as `name` and `dtype`.
+
+    Raises:
+        ValueError: a name, or a field, that does not exist.
+    """
+    if name not in NORMS:
+        raise unknown_name("arch.norm.create", name, NORMS)
+    factory = NORMS[name]
+    known = {field.name for field in dataclasses.fields(factory.func)} - {"parent", "name"}
+    for field in fields:
+        if field not in known:
+            raise unknown_name(f"arch.norm.create: fields of {name}", field, known)
+    return functools.partial(factory, **fields)
+
+
+def bind(
+    norm: Callable[..., nn.Module], *, train: bool, examples: Examples | None = None, **fields: Any
+) -> Callable[..., Callable[[jax.Array], jax.Array]]:
+    """Fixes what a network knows of its norms, so that its blocks only say `norm(name="norm1")(x)`.
+
+    Args:
+        norm: makes a normalization module from its fields.
+        train: whether statistics are those of the batch.
+        examples: weights and ids of the batch's examples.
+        **fields: fields common to all norms of the network, such as dtype.
+    """
+
+    def bound(**more: Any) -> Callable[[jax.Array], jax.Array]:
+        return functools.partial(norm(**fields, **more), train=train, examples=examples)
+
+    return bound

@@ -1,0 +1,106 @@
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arch.norm.group import GroupNorm
+from arch.ops.stochastic import Examples
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "goldens" / "norms.npz"
+
+
+@pytest.mark.parametrize("num_groups", [2, 6])
+def test_torch_parity_forward_and_backward(x64, num_groups):
+    golden = np.load(GOLDEN)
+    params = {"scale": golden["scale"], "bias": golden["bias"]}
+    layer = GroupNorm(num_groups)
+
+    def loss(params, x):
+        out = layer.apply({"params": params}, x, train=True)
+        return jnp.sum(out * golden["probe"]), out
+
+    (grads, grad_x), out = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, golden["x"])
+    np.testing.assert_allclose(out, golden[f"group{num_groups}/out"], atol=1e-10)
+    np.testing.assert_allclose(grad_x, golden[f"group{num_groups}/grad_x"], atol=1e-10)
+    np.testing.assert_allclose(grads["scale"], golden[f"group{num_groups}/grad_scale"], atol=1e-10)
+    np.testing.assert_allclose(grads["bias"], golden[f"group{num_groups}/grad_bias"], atol=1e-10)
+
+
+def _run(layer, x, **kwargs):
+    variables = layer.init(jax.random.key(0), x, train=False)
+    return np.asarray(layer.apply(variables, x, train=True, **kwargs))
+
+
+def _group_of_channel(channels, num_groups, x):
+    """The formula, in float64, a group at a time."""
+    x = np.asarray(x, np.float64)
+    out = np.empty_like(x)
+    for n in range(x.shape[0]):
+        for members in np.split(np.arange(channels), num_groups):
+            values = x[n][..., members]
+            out[n][..., members] = (values - values.mean()) / np.sqrt(values.var() + 1e-5)
+    return out
+
+
+# Channels of ShuffleNet v2 and others, with the largest divisor up to 32.
+@pytest.mark.parametrize(
+    "channels,num_groups", [(64, 32), (58, 29), (24, 24), (116, 29), (37, 1), (1024, 32), (48, 24)]
+)
+def test_the_number_of_groups_that_is_found(channels, num_groups):
+    x = jax.random.normal(jax.random.key(0), (2, 3, 3, channels))
+    np.testing.assert_allclose(_run(GroupNorm(), x), _group_of_channel(channels, num_groups, x), atol=1e-5)
+
+
+def test_a_group_size_stands_for_a_number_of_groups():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 3, 12))
+    np.testing.assert_allclose(_run(GroupNorm(group_size=3), x), _group_of_channel(12, 4, x), atol=1e-5)
+
+
+def test_one_group_and_as_many_groups_as_channels():
+    x = np.asarray(jax.random.normal(jax.random.key(0), (2, 3, 3, 6)), np.float64)
+    for num_groups, axes in ((1, (1, 2, 3)), (6, (1, 2))):
+        expected = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-5)
+        np.testing.assert_allclose(_run(GroupNorm(num_groups), jnp.asarray(x, jnp.float32)), expected, atol=1e-5)
+
+
+def test_examples_do_not_see_each_other():
+    x = jax.random.normal(jax.random.key(0), (4, 3, 3, 8))
+    whole = _run(GroupNorm(4), x, examples=Examples(weight=jnp.array([1.0, 0.0, 1.0, 1.0])))
+    np.testing.assert_allclose(whole[1:3], _run(GroupNorm(4), x[1:3]), atol=1e-6)
+
+
+def test_large_mean_and_small_variance():
+    x = 1e3 + 1e-2 * jax.random.normal(jax.random.key(0), (2, 16, 16, 8))
+    layer = GroupNorm(2, epsilon=1e-12)
+    exact = np.asarray(x, np.float64).reshape(2, 16, 16, 2, 4)
+    axes = (1, 2, 4)
+    exact = (exact - exact.mean(axes, keepdims=True)) / exact.std(axes, keepdims=True)
+    np.testing.assert_allclose(_run(layer, x), exact.reshape(x.shape), atol=1e-5)
+
+
+def test_a_map_of_one_value_gives_the_bias():
+    x = jax.random.normal(jax.random.key(0), (2, 1, 1, 8))
+    np.testing.assert_array_equal(_run(GroupNorm(8), x), np.zeros((2, 1, 1, 8)))
+
+
+def test_bfloat16_has_float32_parameters():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 3, 8), jnp.bfloat16)
+    variables = GroupNorm().init(jax.random.key(0), x, train=True)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    assert GroupNorm().apply(variables, x, train=True).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    "fields,message",
+    [
+        ({"num_groups": 32}, "num_groups=32 must divide channels=58"),
+        ({"num_groups": 0}, "num_groups=0 must divide channels=58"),
+        ({"group_size": 16}, "group_size=16 must divide channels=58"),
+        ({"num_groups": 2, "group_size": 29}, "give num_groups=2 or group_size=29, not both"),
+    ],
+)
+def test_fields_that_do_not_fit_are_refused(fields, message):
+    with pytest.raises(ValueError, match=f"^GroupNorm: {message}; "):
+        GroupNorm(**fields).init(jax.random.key(0), jnp.zeros((1, 2, 2, 58)), train=True)
