@@ -3,6 +3,9 @@
 import logging
 
 
+logger = logging.getLogger(__name__)
+
+
 class BadRecords:
     """The bad records that this host has met.
 
@@ -26,7 +29,7 @@ class BadRecords:
         if name in self.names:
             return
         self.names[name] = reason
-        logging.warning("input_pipeline: bad record %d: %s: %s", len(self.names), name, reason)
+        logger.warning("input_pipeline: bad record %d: %s: %s", len(self.names), name, reason)
         if len(self.names) > self._limit:
             rule = f"bad records {len(self.names)} > data.max_bad_records={self._limit}"
             raise ValueError(f"input_pipeline: {rule}; the last is {name} ({reason}); repair them or raise the limit")

@@ -15,6 +15,8 @@ from input_pipeline.order import EvalOrder, TrainOrder
 from input_pipeline.settings import Augmentation
 from input_pipeline.sources import Source
 
+logger = logging.getLogger(__name__)
+
 _CHUNK = 256  # examples a thread takes at a time
 
 
@@ -98,5 +100,5 @@ def load(source: Source, augmentation: Augmentation, own_size: bool, num_threads
         for index, reason in enumerate(reasons):
             if reason is not None:
                 bad.add(source.describe(index), reason)
-    logging.info("input_pipeline: decoded %d images into memory in %.1f s", count, time.monotonic() - started)
+    logger.info("input_pipeline: decoded %d images into memory in %.1f s", count, time.monotonic() - started)
     return MemoryReader(images, labels, weights)

@@ -13,7 +13,6 @@ FREE_FIELDS = frozenset(
     {
         "compilation_cache_dir",
         "data.dir",
-        "data.memory_limit_bytes",
         "data.num_threads",
         "data.num_workers",
         "profile_steps",
