@@ -10,6 +10,8 @@ import pytest
 
 from tests.test_train_cli import ROOT, command, environment, final_state, rows, run, saved_steps, wait_for
 
+pytestmark = pytest.mark.slow  # each starts several processes, which all compile
+
 FLOAT64 = "--config=tests/recipes/tiny.py:dtype=float64"
 
 

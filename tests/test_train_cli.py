@@ -110,6 +110,7 @@ def saved_steps(workdir):
     return [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.exists() else []
 
 
+@pytest.mark.slow
 def test_killed_twice_once_inside_a_save_it_ends_the_same(tmp_path, undisturbed, data_dir):
     workdir = tmp_path / "run"
     flags = (TINY, f"--workdir={workdir}", data_dir)
@@ -129,6 +130,7 @@ def test_killed_twice_once_inside_a_save_it_ends_the_same(tmp_path, undisturbed,
     assert_same_run(workdir, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_asks_to_be_resumed(tmp_path, undisturbed, data_dir, number, status):
     workdir = tmp_path / "run"
@@ -146,6 +148,7 @@ def test_a_signal_saves_and_asks_to_be_resumed(tmp_path, undisturbed, data_dir, 
     assert_same_run(workdir, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_truncated_newest_checkpoint_falls_back(tmp_path, undisturbed, data_dir):
     workdir = tmp_path / "run"
     flags = (TINY, f"--workdir={workdir}", data_dir)
@@ -183,6 +186,7 @@ def test_another_config_is_refused_with_its_fields_and_a_fresh_folder(undisturbe
     assert digest(final_state(workdir)[1]) == expected
 
 
+@pytest.mark.slow
 def test_a_non_finite_loss_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path, data_dir):
     workdir = tmp_path / "run"
     flags = (TINY, f"--workdir={workdir}", data_dir, "--config.schedule.base_learning_rate=1e20")
