@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -15,10 +16,12 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from absl import flags
 from absl import logging as absl_logging
 from clu import parameter_overview
 from flax import jax_utils
+from jax.experimental import multihost_utils
 
 import input_pipeline
 from arch import AXIS_NAME, models, norm, optim
@@ -53,28 +56,47 @@ def main() -> int:
     absl_logging.set_verbosity(absl_logging.WARNING)  # of Orbax and TFDS, which say much
     logging.getLogger().setLevel(logging.WARNING)
     join_cluster()
+    with StopRequest() as stop:  # from here on a signal waits for the first place where the run can be left
+        try:
+            return execute(config, stop)
+        except (ValueError, OSError) as error:
+            if jax.process_count() == 1:
+                raise
+            cli.fail(error)
+            os._exit(cli.USAGE_ERROR)  # at once: the other hosts wait in a collective, and end when this one is gone
+
+
+def execute(config: ml_collections.ConfigDict, stop: StopRequest) -> int:
+    """Trains or evaluates, as the flags say."""
     for name in ("train", "arch", "input_pipeline"):
         logging.getLogger(name).setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
     if config.compilation_cache_dir and not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(config.compilation_cache_dir))
     jax.config.update("jax_enable_x64", config.model.dtype == "float64")
     folder = WORKDIR.value or os.path.join("runs", cli.config_name())
-    return evaluate_only(config, folder) if EVAL_ONLY.value else train_and_evaluate(config, folder)
+    return (evaluate_only if EVAL_ONLY.value else train_and_evaluate)(config, folder, stop)
 
 
 def join_cluster() -> None:
     """`jax.distributed`, only where a flag or the environment asks for it: it raises where there is no cluster."""
     environment = os.environ.get
     address = COORDINATOR.value or environment("JAX_COORDINATOR_ADDRESS")
-    if not (DISTRIBUTED.value or address):
-        return
     count, index = (
         flag.value if flag.value is not None or environment(name) is None else int(environment(name))
         for flag, name in ((NUM_PROCESSES, "JAX_NUM_PROCESSES"), (PROCESS_ID, "JAX_PROCESS_ID"))
     )
-    if address and not DISTRIBUTED.value and None in (count, index):
-        raise ValueError(f"--coordinator={address} also needs --num_processes and --process_id")
+    given = {"coordinator": address, "num_processes": count, "process_id": index}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if not DISTRIBUTED.value and len(missing) == 3:
+        return
+    if not DISTRIBUTED.value and missing:
+        raise ValueError(f"{' and '.join(missing)} must be given too, to join processes; or --distributed on a cluster")
     jax.distributed.initialize(address, count, index)
+
+
+def from_main_host(value: int) -> int:
+    """The value that process 0 gives, on all of them."""
+    return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 class Run:
@@ -87,7 +109,7 @@ class Run:
             config.data,
             seed=config.seed,
             global_batch_size=config.global_batch_size,
-            eval_batch_size=config.eval_batch_size or config.global_batch_size,
+            eval_batch_size=config.eval_batch_size or config.global_batch_size // config.num_micro_batches,
             local_device_count=jax.local_device_count(),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -145,20 +167,22 @@ class Run:
         if bad_step >= 0 and self.config.raise_on_nan:
             raise FloatingPointError(f"the loss or its gradient was not finite at step {bad_step}")
 
-    def evaluate(self, state: TrainState, stop: StopRequest | None = None) -> dict[str, float] | None:
+    def evaluate(self, state: TrainState, stop: StopRequest) -> dict[str, float] | None:
         """Metrics of both splits, of the parameters and of their average; None where a stop was asked for."""
         values = {}
-        splits = [s for s in ("val", "test") if self.config.data[f"{s}_split"]]
         versions = {"": state.params} | ({} if state.ema_params is None else {"ema_": state.ema_params})
-        for split in splits:
-            for prefix, params in versions.items():
-                sums = to_devices(jax.tree.map(jnp.zeros_like, to_host(state.metrics)))
-                batches = self.pipeline.evaluation(split)
-                for batch in jax_utils.prefetch_to_device(batches, 2, axis_name=AXIS_NAME):
-                    if stop is not None and stop.signal is not None and jax.process_count() == 1:
-                        return None
-                    sums = self.eval_step(params, state.batch_stats, batch, sums)
-                numbers = metrics.compute(to_host(sums))
+        for split in ("val", "test"):
+            if not self.config.data[f"{split}_split"]:
+                continue
+            sums = {prefix: to_devices(jax.tree.map(np.zeros_like, to_host(state.metrics))) for prefix in versions}
+            batches = self.pipeline.evaluation(split)
+            for batch in jax_utils.prefetch_to_device(batches, 2, axis_name=AXIS_NAME):
+                if stop.signal is not None:
+                    return None
+                for prefix, params in versions.items():
+                    sums[prefix] = self.eval_step(params, state.batch_stats, batch, sums[prefix])
+            for prefix in versions:
+                numbers = metrics.compute(to_host(sums[prefix]))
                 values |= {f"{split}/{prefix}{name}": value for name, value in numbers.items()}
         return values
 
@@ -183,28 +207,33 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     for name, low, high in (("label_smoothing", 0, 1), ("ema_decay", 0, 1)):
         if not low <= config[name] < high:
             raise ValueError(f"config.{name}={config[name]} must be at least {low} and below {high}")
-    if config.log_every_steps < 1:
-        raise ValueError(f"config.log_every_steps={config.log_every_steps} must be at least 1")
+    smallest = {"log_every_steps": 1, "eval_every_epochs": 0, "checkpoint_every_steps": 0, "profile_steps": 0}
+    for name, low in (smallest | {"num_steps": 0, "eval_batch_size": 0, "seed": 0}).items():
+        if config[name] < low:
+            raise ValueError(f"config.{name}={config[name]} must be at least {low}")
     if config.num_steps < 1 and not config.num_epochs > 0:
         raise ValueError(f"config.num_epochs={config.num_epochs} must be above 0, or set config.num_steps")
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, folder: str) -> int:
+def train_and_evaluate(config: ml_collections.ConfigDict, folder: str, stop: StopRequest) -> int:
     """Trains to the end, from the newest checkpoint in the folder if there is one; returns the exit status."""
     run = Run(config)
     main_host = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         stack.callback(run.pipeline.close)
-        workdir.check(folder, config.to_dict())
         if main_host:
+            workdir.check(folder, config.to_dict())
             stack.enter_context(workdir.claim(folder, config.to_dict()))
+        from_main_host(0)  # the others come here only when the folder is ours
         checkpoints = Checkpointer(os.path.join(folder, "checkpoints"), track_best=bool(config.data.val_split))
         stack.callback(checkpoints.close)
         start, state = checkpoints.restore(jax.eval_shape(run.create_state)) or (0, run.create_state())
         logbook = Logbook(folder, restored_step=start, enabled=main_host)
         stack.callback(logbook.close)
         announce(run, folder, start, state)
-        if start == run.num_steps and (logbook.has(start) or not main_host):
+        reported = start if from_main_host(logbook.has(start)) else start - 1
+        if start == reported == run.num_steps:
+            logbook.plot()
             return 0
         progress = Progress(
             num_steps=run.num_steps,
@@ -214,10 +243,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: str) -> int:
             every_seconds=config.progress_every_seconds,
         )
         stack.callback(progress.close)
-        stop = stack.enter_context(StopRequest())
         session = Session(run, folder, checkpoints, logbook, progress, stop)
+        stack.callback(session.end_profile)
         try:
-            return session.train(to_devices(state), start)
+            return session.train(to_devices(state), start, reported)
         except FloatingPointError as error:
             kept, found = checkpoints.latest_step(), str(error)
             kept = "no checkpoint was saved before it" if kept is None else f"the checkpoint of step {kept} is kept"
@@ -236,20 +265,24 @@ class Session:
     logbook: Logbook
     progress: Progress
     stop: StopRequest
+    profiling: bool = False
 
-    def train(self, state: TrainState, start: int) -> int:
-        """The loop; returns the exit status."""
+    def train(self, state: TrainState, start: int, reported: int) -> int:
+        """The loop; returns the exit status.
+
+        A stop during an evaluation leaves a checkpoint without its row: then `reported` is start - 1, and the first
+        thing is to write it.
+        """
         last = self.run.num_steps
         batches = self.run.train_batches(start)
-        # A stop during an evaluation leaves a checkpoint without its row: then the first thing is to write it.
-        reported = start if jax.process_count() > 1 or self.logbook.has(start) else start - 1
         for step in range(start, last + 1):
             if step > reported and self.report(step, state) and step == last:
                 return 0
             if self.stop.at(step):
                 return self.save_and_leave(step, state)
-            with self.profile(step - start):
-                state = self.run.train_step(state, next(batches))
+            if self.run.config.profile_steps:
+                self.profile(step - start, state)
+            state = self.run.train_step(state, next(batches))
             if step == start:
                 jax.block_until_ready(state)  # compiled: from here on steps are timed
                 self.progress.begin_window(step + 1)
@@ -260,11 +293,12 @@ class Session:
     def report(self, step: int, state: TrainState) -> bool:
         """Writes the row, then the checkpoint, where they are due; False where a stop cut the evaluation short."""
         config, run = self.run.config, self.run
-        eval_every = round(config.eval_every_epochs * run.steps_per_epoch)
+        eval_every = max(round(config.eval_every_epochs * run.steps_per_epoch), 1) if config.eval_every_epochs else 0
         logs, evaluates, saves = (
             step == run.num_steps or (every > 0 and step > 0 and step % every == 0)
             for every in (config.log_every_steps, eval_every, config.checkpoint_every_steps or eval_every)
         )
+        saves |= evaluates and bool(config.data.val_split)  # or the best would not be kept
         if not (logs or evaluates or saves):
             return True
         run.check_finite(state)
@@ -279,7 +313,7 @@ class Session:
             if numbers is None:
                 return False
             row |= numbers
-        if row:
+        if row := {name: value for name, value in row.items() if math.isfinite(value)}:
             self.logbook.write(step, row)
         if saves:
             self.checkpoints.save(step, to_host(state), row)
@@ -299,15 +333,21 @@ class Session:
         logger.warning("stopped by %s at step %d and saved; the same command goes on", self.stop.signal.name, step)
         return INTERRUPTED if self.stop.signal == signal.SIGINT else RESUME_ME
 
-    @contextlib.contextmanager
-    def profile(self, step_of_session: int) -> Iterator[None]:
-        """Traces steps PROFILE_AFTER ... PROFILE_AFTER + profile_steps of this session."""
-        first, count = PROFILE_AFTER, self.run.config.profile_steps
-        if count and step_of_session == first:
-            jax.profiler.start_trace(os.path.join(self.folder, "profile"))
-        yield
-        if count and step_of_session == first + count - 1:
+    def profile(self, step: int, state: TrainState) -> None:
+        """Traces `profile_steps` steps of this session, from PROFILE_AFTER on; called before each."""
+        if step in (PROFILE_AFTER, PROFILE_AFTER + self.run.config.profile_steps):
+            jax.block_until_ready(state)
+            if step == PROFILE_AFTER:
+                jax.profiler.start_trace(os.path.join(self.folder, "profile"))
+                self.profiling = True
+            else:
+                self.end_profile()
+
+    def end_profile(self) -> None:
+        """Writes the trace, if one is being taken."""
+        if self.profiling:
             jax.profiler.stop_trace()
+            self.profiling = False
 
 
 def announce(run: Run, folder: str, start: int, state: TrainState) -> None:
@@ -325,7 +365,7 @@ def announce(run: Run, folder: str, start: int, state: TrainState) -> None:
         logger.info("%s: checkpoint of step %d", state_of_it, start)
 
 
-def evaluate_only(config: ml_collections.ConfigDict, folder: str) -> int:
+def evaluate_only(config: ml_collections.ConfigDict, folder: str, stop: StopRequest) -> int:
     """Prints the metrics of the best checkpoint on validation, else of the newest, as one JSON line."""
     workdir.check(folder, config.to_dict(), only=("model.", "optimizer.", "ema_decay"))
     run = Run(config)
@@ -335,8 +375,10 @@ def evaluate_only(config: ml_collections.ConfigDict, folder: str) -> int:
         step, state = checkpoints.restore(jax.eval_shape(run.create_state), best=True) or (None, None)
         if step is None:
             raise FileNotFoundError(f"--eval_only: no checkpoint in {folder}; train first, without --eval_only")
-        values = run.evaluate(to_devices(state))
+        values = run.evaluate(to_devices(state), stop)
     run.pipeline.close()
+    if values is None:
+        return INTERRUPTED
     if jax.process_index() == 0:
         print(json.dumps({"step": step, **values}))
     return 0

@@ -1,7 +1,9 @@
 """The wording of errors that several packages share."""
 
+import dataclasses
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 
 def unknown_name(owner: str, value: str, choices: Iterable[str]) -> ValueError:
@@ -17,3 +19,18 @@ def unknown_name(owner: str, value: str, choices: Iterable[str]) -> ValueError:
     else:
         hint = "one of " + ", ".join(choices)
     return ValueError(f"{owner}: unknown name {value!r}; {hint}")
+
+
+def named_factory(owner: str, factories: Mapping[str, Any], name: str, fields: Mapping[str, Any]) -> Callable:
+    """`factories[name]`, a partial of a linen module, once its name and the fields to be set are known to exist.
+
+    Raises:
+      ValueError: a name that is not in `factories`, or a field that the module does not have.
+    """
+    if name not in factories:
+        raise unknown_name(owner, name, factories)
+    known = {field.name for field in dataclasses.fields(factories[name].func)} - {"parent", "name"}
+    for field in fields:
+        if field not in known:
+            raise unknown_name(f"{owner}: fields of {name}", field, known)
+    return factories[name]

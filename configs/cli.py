@@ -1,7 +1,10 @@
 """Command lines of the programs that take `--config=FILE.py[:ARGS] --config.FIELD=VALUE`; errors are one line."""
 
+import ast
 import difflib
 import importlib.util
+import inspect
+import operator
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +15,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
+
+# Their fields belong to the class that `name` beside them chooses, which refuses those that it does not have.
+OPEN_GROUPS = ("model.fields", "model.norm.fields")
 
 USAGE_ERROR = 2  # exit status of a command line, or a config, that cannot be run
 
@@ -24,14 +30,14 @@ def define_config_flag() -> flags.FlagHolder:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Parses sys.argv, calls `main()` and exits with what it returns; a ValueError or FileNotFoundError is one line."""
+    """Parses sys.argv, calls `main()` and exits with what it returns; a ValueError or OSError is one line."""
 
     def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
             return fail(f"unexpected argument {argv[1]!r}; flags start with --")
         try:
             return main()
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             if flags.FLAGS.debug:
                 raise
             return fail(error)
@@ -54,23 +60,38 @@ def config_name() -> str:
 
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
-        if not any(a in ("--help", "-h", "-help", "--helpfull", "--helpshort") for a in argv):
-            _check_config(argv)
-        return flags.FLAGS(list(argv))
+        if any(a in ("--help", "-h", "-help", "--helpfull", "--helpshort") for a in argv):
+            return flags.FLAGS(list(argv))
+        fields = _check_config(argv)
+        # In place: config_flags reads sys.argv too, to find the fields that it shall set.
+        sys.argv[:] = [item for item in argv if item not in fields]
+        rest = flags.FLAGS(list(sys.argv))
+        for path, value in fields.values():
+            node = flags.FLAGS["config"].value
+            for part in path[:-1]:
+                node = node[part]
+            with node.unlocked():
+                node[path[-1]] = value
+        return rest
     except (flags.Error, ValueError, OSError) as error:
         sys.exit(fail(str(error).removeprefix("flag ")))
 
 
 def _config_argument(argv: Sequence[str]) -> str | None:
+    """The value of the last --config, as absl has it."""
+    value = None
     for i, item in enumerate(argv):
-        name, equals, value = item.lstrip("-").partition("=")
+        name, equals, text = item.lstrip("-").partition("=")
         if item.startswith("-") and name == "config":
-            return value if equals else next(iter(argv[i + 1 : i + 2]), None)
-    return None
+            value = text if equals else next(iter(argv[i + 1 : i + 2]), None)
+    return value
 
 
-def _check_config(argv: Sequence[str]) -> None:
-    """Says in one line what config_flags would say in a traceback."""
+def _check_config(argv: Sequence[str]) -> dict[str, tuple[list[str], Any]]:
+    """Says in one line what config_flags would say in a traceback.
+
+    Returns the flags that set a new field of an open group, {flag: (path, value)}: config_flags does not know them.
+    """
     argument = _config_argument(argv)
     if not argument:
         raise ValueError("--config is required, for example --config=configs/shufflenet_v2.py")
@@ -86,15 +107,29 @@ def _check_config(argv: Sequence[str]) -> None:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise ValueError(f"--config: {path} has no get_config(); it is not a recipe")
-    try:
-        config = module.get_config(arg) if arg else module.get_config()
-    except TypeError:
-        if not arg:
-            raise
-        raise ValueError(f"--config: {path} takes no arguments, but got {arg!r}; leave out :{arg}") from None
+    if arg and not inspect.signature(module.get_config).parameters:
+        raise ValueError(f"--config: {path} takes no arguments, but got {arg!r}; leave out :{arg}")
+    config = module.get_config(arg) if arg else module.get_config()
+    fields = {}
     for item in argv:
         if item.startswith(("--config.", "-config.")):
-            _check_field(config, item.lstrip("-").partition("=")[0])
+            flag, equals, text = item.lstrip("-").partition("=")
+            *group, name = flag.split(".")[1:]
+            if ".".join(group) in OPEN_GROUPS and name not in operator.attrgetter(".".join(group))(config):
+                if not equals:
+                    raise ValueError(f"--{flag}: write its value behind an equals sign, --{flag}=VALUE")
+                fields[item] = ([*group, name], _literal(text))
+            else:
+                _check_field(config, flag)
+    return fields
+
+
+def _literal(text: str) -> Any:
+    """A Python literal, such as 8, 0.1 or (4, 8, 4), else the text itself; true and false as flags have them."""
+    try:
+        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _check_field(config: ml_collections.ConfigDict, flag: str) -> None:

@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_epochs = 90.0  # passes over the training split; num_steps, where given, wins
     config.num_steps = 0  # optimiser updates in all; 0 derives it from num_epochs
     config.global_batch_size = 256  # examples an update, over all devices, hosts and micro-batches
-    config.eval_batch_size = 0  # examples an evaluation step, over all devices; 0 takes global_batch_size
+    config.eval_batch_size = 0  # an evaluation step, over all devices; 0: global_batch_size / num_micro_batches
     config.num_micro_batches = 1  # a device's batch is split into so many, one after the other (gradient accumulation)
     config.label_smoothing = 0.0  # in [0, 1): the share of the target spread evenly over all classes
     config.ema_decay = 0.0  # of the parameters, per step; 0 keeps no average
@@ -49,7 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.memory_limit_bytes = 2 * 1024**3  # in_memory=auto keeps data sets up to this size
     config.data.num_workers = 0  # decoding processes a host; 0 decodes in threads (enough on few cores)
     config.data.num_threads = 16  # decoding threads a process
-    config.data.max_bad_records = 0  # records that cannot be decoded before the run stops
+    config.data.max_bad_records = 0  # that cannot be decoded; one more, on a host since its start, stops the run
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "momentum"  # momentum, lars

@@ -49,8 +49,10 @@ class Augmentation:
     def from_config(cls, data: Any) -> "Augmentation":
         """From `config.data`."""
         values = {field.name: getattr(data, field.name) for field in dataclasses.fields(cls)}
-        for name in ("mean", "std", "crop_area", "crop_aspect"):
-            values[name] = tuple(values[name])
+        for name, count in (("mean", None), ("std", None), ("crop_area", 2), ("crop_aspect", 2)):
+            value = values[name] = tuple(values[name])
+            numbers = all(isinstance(number, int | float) for number in value)
+            _require(name, value, numbers and count in (None, len(value)), f"must be {count or 'some'} numbers")
         return cls(**values)
 
 

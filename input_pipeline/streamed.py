@@ -5,6 +5,7 @@ The element of the Grain data set is a chunk of a batch, named by its number in 
 """
 
 import itertools
+import signal
 from collections.abc import Iterator
 
 import grain
@@ -68,6 +69,13 @@ class _LoadChunk:
         return augment_host.train_image(encoded, self._augmentation, uniforms)
 
 
+def _ignore_signals(worker_index: int, worker_count: int) -> None:
+    """Ctrl-C goes to the whole process group: the main process saves first, and then ends its workers itself."""
+    del worker_index, worker_count
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class StreamReader:
     """Batches of a split, decoded as they are needed.
 
@@ -114,7 +122,8 @@ class StreamReader:
         read_options = grain.ReadOptions(self._num_threads, ahead)
         chunks = numbers.map(load).to_iter_dataset(read_options)
         if self._num_workers:
-            chunks = chunks.mp_prefetch(grain.MultiprocessingOptions(self._num_workers, per_worker_buffer_size=2))
+            options = grain.MultiprocessingOptions(self._num_workers, per_worker_buffer_size=2)
+            chunks = chunks.mp_prefetch(options, worker_init_fn=_ignore_signals)
             # Images travel through shared memory, labels and weights with the message that names it.
             options = grain.experimental.DatasetOptions(min_shm_size=_MIN_SHARED_BYTES)
             chunks = grain.experimental.WithOptionsIterDataset(chunks, options)

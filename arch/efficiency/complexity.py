@@ -16,6 +16,8 @@ from flax import linen as nn
 from flax.typing import Dtype
 from jax.extend import core
 
+from arch.ops._lowerings import primitives
+
 
 @dataclasses.dataclass(frozen=True)
 class Macs:
@@ -131,6 +133,9 @@ def _eqn_macs(eqn: core.JaxprEqn) -> Macs:
     name = eqn.primitive.name
     if name == "conv_general_dilated":
         return Macs(conv=_conv_macs(eqn))
+    if name in primitives.NAMES:
+        shapes = [var.aval.shape for var in eqn.invars]
+        return Macs(conv=primitives.macs(name, *shapes, eqn.params["geometry"]))
     if name == "dot_general":
         return Macs(linear=_dot_macs(eqn))
     inner = [_jaxpr_macs(jaxpr) for jaxpr in _inner_jaxprs(eqn)]

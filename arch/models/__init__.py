@@ -1,12 +1,11 @@
 """Networks by name: `create("shufflenet_v2_x1_0", num_classes=10)`."""
 
-import dataclasses
 import functools
 from typing import Any
 
 from flax import linen as nn
 
-from arch.errors import unknown_name
+from arch.errors import named_factory
 from arch.models.classification.shufflenet_v2 import ShuffleNetV2
 
 MODELS = {
@@ -30,11 +29,4 @@ def create(name: str, **overrides: Any) -> nn.Module:
     Raises:
         ValueError: a name, or a field, that does not exist.
     """
-    if name not in MODELS:
-        raise unknown_name("arch.models.create", name, MODELS)
-    factory = MODELS[name]
-    known = {field.name for field in dataclasses.fields(factory.func)} - {"parent", "name"}
-    for field in overrides:
-        if field not in known:
-            raise unknown_name(f"arch.models.create: fields of {name}", field, known)
-    return factory(**overrides)
+    return named_factory("arch.models.create", MODELS, name, overrides)(**overrides)

@@ -1,6 +1,5 @@
 """Normalizations by name. Every one is called as `norm(x, *, train, examples=None)`."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +8,7 @@ import jax
 from flax import linen as nn
 
 from arch import AXIS_NAME
-from arch.errors import unknown_name
+from arch.errors import named_factory
 from arch.norm.batch import BatchNorm
 from arch.norm.group import GroupNorm
 from arch.ops.stochastic import Examples
@@ -34,14 +33,7 @@ def create(name: str, **fields: Any) -> functools.partial:
     Raises:
         ValueError: a name, or a field, that does not exist.
     """
-    if name not in NORMS:
-        raise unknown_name("arch.norm.create", name, NORMS)
-    factory = NORMS[name]
-    known = {field.name for field in dataclasses.fields(factory.func)} - {"parent", "name"}
-    for field in fields:
-        if field not in known:
-            raise unknown_name(f"arch.norm.create: fields of {name}", field, known)
-    return functools.partial(factory, **fields)
+    return functools.partial(named_factory("arch.norm.create", NORMS, name, fields), **fields)
 
 
 def bind(

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import jax_utils
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from arch import AXIS_NAME
@@ -22,6 +23,7 @@ from arch import AXIS_NAME
 logger = logging.getLogger(__name__)
 
 BEST_METRIC = "val/accuracy"
+NOT_VALIDATED = -1.0  # stands in for BEST_METRIC at steps without an evaluation, behind all that have one
 
 
 def to_host(state: Any) -> Any:
@@ -53,6 +55,11 @@ def flatten(state: Any) -> dict[str, np.ndarray]:
 def unflatten(flat: dict[str, np.ndarray], template: Any) -> Any:
     """The inverse of `flatten`, with the structure of `template`."""
     return jax.tree.unflatten(jax.tree.structure(template), [flat[name] for name in flatten(template)])
+
+
+def _all_processes(holds: bool) -> bool:
+    """Whether it holds on every process; all of them call it, and wait for each other."""
+    return holds if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(holds)).all())
 
 
 class Checkpointer:
@@ -89,48 +96,54 @@ class Checkpointer:
     def save(self, step: int, state: Any, metrics: dict[str, float] | None = None) -> None:
         """Starts writing the host copy of a state; returns before it is on disk (see `close`).
 
-        Every process calls this. Nothing happens where this step is saved already. `metrics` choose the best
-        checkpoint, by `BEST_METRIC` where it is among them.
+        Every process calls this. A step that is saved already is left alone, unless it was not validated then and is
+        now. `metrics` choose the best checkpoint, by `BEST_METRIC` where it is among them.
         """
+        value = (metrics or {}).get(BEST_METRIC, NOT_VALIDATED)
         if self._manager.latest_step() == step:
-            return
+            if not self._track_best or value <= self._value(step):
+                return
+            self._manager.wait_until_finished()
+            self._manager.delete(step)
         flat = flatten(state)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(flat), meta=ocp.args.JsonSave({"step": step, "sha256": digest(flat)})
         )
-        # What was not validated at its step comes behind all that was.
-        metrics = {BEST_METRIC: (metrics or {}).get(BEST_METRIC, -1.0)} if self._track_best else None
-        if not self._manager.save(step, args=items, metrics=metrics, force=True):
+        if not self._manager.save(
+            step, args=items, metrics={BEST_METRIC: value} if self._track_best else None, force=True
+        ):
             raise RuntimeError(f"Checkpointer: step {step} was not saved; {self._directory} already holds a later one")
 
     def restore(self, template: Any, *, best: bool = False) -> tuple[int, Any] | None:
-        """(step, state) of the newest checkpoint that is whole, or None. Broken newer ones are named and removed.
+        """(step, state) of the newest checkpoint that is whole, or None. Broken newer ones are named and set aside.
 
         Args:
           template: a state of the same structure, shapes and dtypes, or `jax.ShapeDtypeStruct`s of it.
           best: the best on validation comes before the newest, where anything was validated.
 
         Raises:
-          ValueError: all that is there is broken.
+          ValueError: all that is there is broken, or of another network or optimiser.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
-        values = {s: (self._manager.metrics(s) or {}).get(BEST_METRIC, -1.0) for s in steps if best}
+        if best:
+            steps.sort(key=self._value, reverse=True)  # stable: the newest of equals comes first
         broken = []
-        for step in sorted(steps, key=lambda s: values.get(s, 0.0), reverse=True):
+        for step in steps:
             try:
-                state = self._read(step, template)
-            except Exception as error:
-                reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-                path = self._directory / str(step)
-                logger.warning("checkpoint %s is broken (%s); trying the one before it", path, reason)
-                broken.append(step)
-                continue
-            self._discard(broken)
-            return step, state
+                flat, reason = self._read(step), ""
+            except Exception as error:  # whatever a damaged file may bring about in Orbax and TensorStore
+                flat, reason = None, str(error).strip().split("\n")[0][:200] or type(error).__name__
+            if _all_processes(flat is not None):
+                state = self._fit(step, flat, template)
+                self._set_aside(broken)
+                return step, state
+            path = self._directory / str(step)
+            logger.warning("checkpoint %s is broken (%s); trying the one before it", path, reason or "on another host")
+            broken.append(step)
         if steps:
             raise ValueError(
                 f"Checkpointer: none of the {len(steps)} checkpoints in {self._directory} can be read; "
-                "remove that folder to start again"
+                "move that folder away to start again"
             )
         return None
 
@@ -138,22 +151,40 @@ class Checkpointer:
         """The newest step that is saved, or on its way to the disk."""
         return self._manager.latest_step()
 
-    def _read(self, step: int, template: Any) -> Any:
-        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        shapes = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in flatten(template).items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))["state"]
-        flat = {k: np.asarray(v) for k, v in restored.items()}
-        if digest(flat) != meta["sha256"]:
+    def _value(self, step: int) -> float:
+        return (self._manager.metrics(step) or {}).get(BEST_METRIC, NOT_VALIDATED)
+
+    def _read(self, step: int) -> dict[str, np.ndarray]:
+        """What was saved, and verified to be that."""
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
+        restored = self._manager.restore(step, args=items)
+        flat = {name: np.asarray(leaf) for name, leaf in restored["state"].items()}
+        if digest(flat) != restored["meta"]["sha256"]:
             raise ValueError("its content is not what was saved")
+        return flat
+
+    def _fit(self, step: int, flat: dict[str, np.ndarray], template: Any) -> Any:
+        """As a state; the checkpoint is whole, but it may be of another network or optimiser."""
+        wanted = {name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in flatten(template).items()}
+        found = {name: (leaf.shape, leaf.dtype) for name, leaf in flat.items()}
+        if wanted != found:
+            names = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+            raise ValueError(
+                f"Checkpointer: {self._directory / str(step)} must hold the state of this network and optimiser, but "
+                f"{len(names)} leaves differ ({', '.join(names[:3])}, ...); use the config that it was saved with"
+            )
         return unflatten(flat, template)
 
-    def _discard(self, steps: list[int]) -> None:
+    def _set_aside(self, steps: list[int]) -> None:
+        """Renames broken checkpoints, so that their steps can be saved again."""
         if self._read_only or not steps:
             return
         self._manager.close()
         if jax.process_index() == 0:
             for step in steps:
-                shutil.rmtree(self._directory / str(step), ignore_errors=True)
+                shutil.rmtree(self._directory / f"broken-{step}", ignore_errors=True)
+                (self._directory / str(step)).rename(self._directory / f"broken-{step}")
+        _all_processes(True)  # nobody looks at the folder before
         self._manager = self._open()
 
     def close(self) -> None:

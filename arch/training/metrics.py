@@ -37,11 +37,11 @@ def measure(cls: type[Metrics], losses: jax.Array, logits: jax.Array, labels: ja
     Args:
       losses, labels, weight: [batch].
       logits: [batch, num_classes]. The rank of the label is the number of classes with a higher logit, ties being
-        resolved towards the lower class, as argmax and a stable sort do.
+        resolved towards the lower class, as argmax and a stable sort do. A label whose logit is nan ranks last.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     lower_class = jnp.arange(logits.shape[-1]) < labels[:, None]
-    rank = jnp.sum((logits > own) | ((logits == own) & lower_class), axis=-1)
+    rank = jnp.sum(~(logits <= own) | ((logits == own) & lower_class), axis=-1)
     return cls.single_from_model_output(loss=losses, top1=rank < 1, top5=rank < 5, mask=weight > 0)
 
 

@@ -1,5 +1,6 @@
 """A polite request to stop: SIGTERM from a scheduler, Ctrl-C from a person, the preemption notice of a cluster."""
 
+import os
 import signal
 from types import FrameType
 
@@ -30,6 +31,7 @@ class StopRequest:
     def _remember(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number)
         self.__exit__()
+        os.write(2, b"\nstopping as soon as the state can be saved; once more stops at once\n")
 
     def at(self, step: int) -> bool:
         """Whether to stop before this step; every host calls it at every step and gets the same answer."""

@@ -16,7 +16,7 @@ class TrainState:
     """The state, identical on every device.
 
     Attributes:
-      step: int32 scalar, the number of finished optimiser updates. Random numbers derive from it, so no key is kept.
+      step: int32 scalar, the steps that were taken. Random numbers derive from it, so no key is kept.
       params: the network's parameters, float32 or wider.
       batch_stats: running statistics of the normalizations; {} where there are none.
       opt_state: of the optax transformation.

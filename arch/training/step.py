@@ -44,8 +44,9 @@ def make_train_step(
       seed: keys of augmentation and dropout derive from (seed, step, position of the example in the global batch).
       preprocess: augments and normalises on the device.
       label_smoothing: in [0, 1).
-      num_micro_batches: the device's batch is split into so many equal parts, whose gradients add up under
-        `lax.scan`; batch norm sees a part at a time and updates its running statistics once a part.
+      num_micro_batches: k equal parts of the batch, whose gradients add up under `lax.scan`; part j holds the examples
+        whose position in the global batch is j modulo k, so that the parts are the same for any number of devices.
+        Batch norm sees a part at a time and updates its running statistics once a part.
       ema_decay: in [0, 1); used where the state keeps an average of the parameters.
       raise_on_nan: a non-finite loss or gradient freezes the state for good, for the caller to see `bad_step` and
         stop. False leaves out the update of that step only.
@@ -69,8 +70,7 @@ def make_train_step(
                 rngs={"dropout": dropout_key},
             )
             losses = losses_lib.cross_entropy(logits, batch["label"], label_smoothing=label_smoothing)
-            # An undecodable record must not reach the gradient even where its own loss is not finite.
-            weighted = jnp.where(batch["weight"] > 0, losses * batch["weight"].astype(losses.dtype), 0)
+            weighted = losses * batch["weight"].astype(losses.dtype)
             return jnp.sum(weighted), (losses, logits, updates.get("batch_stats", {}))
 
         grads, (losses, logits, new_stats) = jax.grad(loss_sum, has_aux=True)(params)
@@ -93,7 +93,7 @@ def make_train_step(
             more_grads, more_metrics, stats = gradient_sums(state.params, stats, *part, key, metrics_cls)
             return (jax.tree.map(jnp.add, grads, more_grads), metrics.merge(more_metrics), stats), None
 
-        parts = jax.tree.map(lambda x: x.reshape(num_micro_batches, -1, *x.shape[1:]), (batch, ids))
+        parts = jax.tree.map(lambda x: x.reshape(-1, num_micro_batches, *x.shape[1:]).swapaxes(0, 1), (batch, ids))
         start = jax.tree.map(jnp.zeros_like, (state.params, state.metrics))
         (grads, metrics, stats), _ = lax.scan(body, (*start, state.batch_stats), parts)
         return grads, metrics, stats
@@ -104,7 +104,7 @@ def make_train_step(
         weight = jnp.sum(batch["weight"])
         # Synchronised statistics are equal already; per-replica ones are averaged, so that the state is one state.
         grads, weight, metrics, stats, num_devices = lax.psum((grads, weight, metrics, stats, 1), AXIS_NAME)
-        grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1).astype(g.dtype), grads)
+        grads = jax.tree.map(lambda g: g / jnp.where(weight > 0, weight, 1).astype(g.dtype), grads)
         stats = jax.tree.map(lambda s: s / num_devices, stats)
 
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -122,7 +122,8 @@ def make_train_step(
             metrics=kept.merge(metrics),
         )
 
-        finite = jnp.isfinite(metrics.loss.total) & jnp.isfinite(optax.tree.norm(grads))
+        # The norm of the updates: it is not finite where a gradient is not, nor where a finite one grew too large.
+        finite = jnp.isfinite(metrics.loss.total) & jnp.isfinite(optax.tree.norm((grads, updates)))
         bad_step = jnp.where((state.bad_step < 0) & ~finite, state.step, state.bad_step)
         keep = finite & (bad_step < 0) if raise_on_nan else finite
         new = jax.tree.map(lambda n, o: jnp.where(keep, n, o), new, state.replace(metrics=kept))

@@ -13,6 +13,7 @@ FREE_FIELDS = frozenset(
     {
         "compilation_cache_dir",
         "data.dir",
+        "data.max_bad_records",
         "data.num_threads",
         "data.num_workers",
         "profile_steps",
@@ -34,7 +35,7 @@ def check(workdir: str, config: dict[str, Any], *, only: tuple[str, ...] = ("",)
     folder = pathlib.Path(workdir)
     path = folder / "config.json"
     if not path.exists():
-        if folder.is_dir() and any(child.name != "lock" for child in folder.iterdir()):
+        if folder.is_dir() and any(child.name not in ("lock", "config.json.tmp") for child in folder.iterdir()):
             raise ValueError(
                 f"--workdir={workdir} is not empty and holds no config.json, so it is no run of this program; "
                 f"use --workdir={fresh(workdir)}"

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from arch import models, norm
 from arch.efficiency.complexity import Macs, abstract_variables, complexity, count_macs, count_params
+from arch.ops.conv import conv2d
 
 # name, variant, params (megvii with the bias of its classifier), batch_stats, conv MACs, conv and classifier MACs; at
 # 224 pixels and 1000 classes. Measured on torchvision 0.29.1 and by running the authors' definition.
@@ -78,6 +79,35 @@ def test_convolution_and_both_of_its_gradients(conv, kernel, expected):
 
     for argnum in (0, 1):
         assert count_macs(functools.partial(transposed, argnum), x, kernel, out) == Macs(conv=expected)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "reference"])
+@pytest.mark.parametrize(
+    "groups,size,strides,macs",
+    [
+        (1, 3, 2, 2 * 4 * 4 * 10 * 6 * 9),
+        (2, 3, 1, 2 * 8 * 8 * 10 * 3 * 9),
+        (6, 3, 2, 2 * 4 * 4 * 12 * 9),
+        (1, 1, 1, 2 * 8 * 8 * 10 * 6),
+        (2, 1, 2, 2 * 4 * 4 * 10 * 3),
+    ],
+)
+def test_conv2d_is_one_convolution_whatever_runs_below(groups, size, strides, macs, implementation):
+    padding = size // 2
+    conv = functools.partial(
+        conv2d, strides=strides, padding=padding, feature_group_count=groups, implementation=implementation
+    )
+    args = _shape(2, 8, 8, 6), _shape(size, size, 6 // groups, 12 if groups == 6 else 10)
+    assert count_macs(conv, *args) == Macs(conv=macs)
+    assert count_macs(jax.jit(conv), *args) == Macs(conv=macs)
+    for argnum in (0, 1):
+        # Linear in either argument: its gradient is one convolution more, and of no other kind.
+        assert count_macs(jax.value_and_grad(lambda *a: conv(*a).sum(), argnum), *args) == Macs(conv=2 * macs)
+    kernels = _shape(5, *args[1].shape)
+    for axes in ((None, 0), (0, 0)):
+        x = args[0] if axes[0] is None else _shape(5, *args[0].shape)
+        gradients = jax.vmap(jax.value_and_grad(lambda *a: jnp.sin(conv(*a)).sum(), (0, 1)), axes)
+        assert count_macs(gradients, x, kernels) == Macs(conv=5 * 3 * macs)
 
 
 def test_convolution_transposed_counts_no_inserted_zeros():

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, verified, the best kept, broken ones passed over."""
 
+import contextlib
 import os
 
 import jax.numpy as jnp
@@ -24,6 +25,11 @@ def saved(directory, values, **options):
     checkpoints.close()
 
 
+def restore(directory, template, *, best=False, **options):
+    with contextlib.closing(Checkpointer(directory, **options)) as checkpoints:
+        return checkpoints.restore(template, best=best)
+
+
 def steps(directory):
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
 
@@ -38,11 +44,11 @@ def assert_is(found, seed):
 
 def test_round_trip_keeps_structure_dtypes_and_bits(tmp_path):
     saved(tmp_path, [None])
-    assert_is(Checkpointer(tmp_path).restore(state(0)), 1)
+    assert_is(restore(tmp_path, state(0)), 1)
 
 
 def test_nothing_to_restore(tmp_path):
-    assert Checkpointer(tmp_path / "new").restore(state(0)) is None
+    assert restore(tmp_path / "new", state(0)) is None
 
 
 def test_the_two_newest_and_the_best_are_kept_also_over_a_restart(tmp_path):
@@ -53,14 +59,14 @@ def test_the_two_newest_and_the_best_are_kept_also_over_a_restart(tmp_path):
         checkpoints.save(step, state(step), {"val/accuracy": 0.5})
     checkpoints.close()
     assert steps(tmp_path) == [2, 7, 8]
-    assert_is(Checkpointer(tmp_path, track_best=True).restore(state(0), best=True), 2)
-    assert_is(Checkpointer(tmp_path, track_best=True).restore(state(0)), 8)
+    assert_is(restore(tmp_path, state(0), best=True, track_best=True), 2)
+    assert_is(restore(tmp_path, state(0), track_best=True), 8)
 
 
 def test_without_validation_the_newest_is_the_best(tmp_path):
     saved(tmp_path, [None, None, None])
     assert steps(tmp_path) == [2, 3]
-    assert_is(Checkpointer(tmp_path, track_best=True, read_only=True).restore(state(0), best=True), 3)
+    assert_is(restore(tmp_path, state(0), best=True, track_best=True, read_only=True), 3)
 
 
 def data_files(directory):
@@ -87,7 +93,7 @@ def test_a_broken_newest_falls_back_and_can_be_saved_again(tmp_path, damage, cap
     assert f"checkpoint {tmp_path / '2'} is broken" in caplog.text
     checkpoints.save(2, state(2))
     checkpoints.close()
-    assert_is(Checkpointer(tmp_path).restore(state(0)), 2)
+    assert_is(restore(tmp_path, state(0)), 2)
 
 
 def test_content_that_is_not_what_was_saved_is_noticed(tmp_path):
@@ -95,7 +101,28 @@ def test_content_that_is_not_what_was_saved_is_noticed(tmp_path):
     saved(tmp_path, [None, None])
     meta = next((tmp_path / "1" / "meta").glob("metadata"))
     (tmp_path / "2" / "meta" / "metadata").write_bytes(meta.read_bytes())
-    assert_is(Checkpointer(tmp_path).restore(state(0)), 1)
+    assert_is(restore(tmp_path, state(0)), 1)
+
+
+def test_another_network_is_an_error_that_keeps_the_checkpoint(tmp_path):
+    saved(tmp_path, [None])
+    other = state(0)
+    other["params"]["bias"] = np.zeros(5)
+    with pytest.raises(ValueError, match=r"1 leaves differ \(params/bias"):
+        restore(tmp_path, other)
+    assert steps(tmp_path) == [1]
+
+
+def test_a_step_that_was_saved_before_its_evaluation_can_become_the_best(tmp_path):
+    """A stop during an evaluation saves; the resumed run evaluates and saves the same step."""
+    saved(tmp_path, [0.5, None], track_best=True)
+    checkpoints = Checkpointer(tmp_path, track_best=True)
+    checkpoints.save(2, state(2), {"val/accuracy": 0.9})
+    checkpoints.save(2, state(2))
+    for step in (3, 4, 5):
+        checkpoints.save(step, state(step), {"val/accuracy": 0.6})
+    checkpoints.close()
+    assert_is(restore(tmp_path, state(0), best=True, track_best=True), 2)
 
 
 def test_all_broken_is_an_error(tmp_path):
@@ -103,7 +130,7 @@ def test_all_broken_is_an_error(tmp_path):
     for path in data_files(tmp_path):
         truncate(path)
     with pytest.raises(ValueError, match="none of the 2 checkpoints"):
-        Checkpointer(tmp_path).restore(state(0))
+        restore(tmp_path, state(0))
     assert steps(tmp_path) == [1, 2]
 
 
@@ -111,7 +138,7 @@ def test_leftovers_of_a_killed_save_are_removed(tmp_path):
     saved(tmp_path, [None])
     leftover = tmp_path / "2.orbax-checkpoint-tmp-77"
     leftover.mkdir()
-    assert_is(Checkpointer(tmp_path).restore(state(0)), 1)
+    assert_is(restore(tmp_path, state(0)), 1)
     assert not leftover.exists()
 
 
@@ -120,7 +147,7 @@ def test_reading_only_changes_nothing(tmp_path):
     for path in data_files(tmp_path / "2"):
         truncate(path)
     (tmp_path / "3.orbax-checkpoint-tmp-77").mkdir()
-    assert_is(Checkpointer(tmp_path, read_only=True).restore(state(0)), 1)
+    assert_is(restore(tmp_path, state(0), read_only=True), 1)
     assert (tmp_path / "2").exists() and (tmp_path / "3.orbax-checkpoint-tmp-77").exists()
 
 

@@ -55,6 +55,12 @@ def test_metrics_of_a_nan_loss_of_weight_zero_stay_finite():
     assert metrics.compute(update)["loss"] == 1.0
 
 
+def test_nan_logits_are_wrong():
+    arrays = jnp.ones(2), jnp.full((2, 10), jnp.nan), jnp.array([0, 9]), jnp.ones(2)
+    got = metrics.compute(metrics.measure(metrics.metrics_class(10), *arrays))
+    assert (got["accuracy"], got["top5_accuracy"]) == (0.0, 0.0)
+
+
 def test_metrics_of_parts_add_up_to_the_whole():
     cls = metrics.metrics_class(12)
     arrays = [jnp.asarray(a) for a in (lambda b: (b[3], b[0], b[1], b[2]))(batch())]

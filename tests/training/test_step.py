@@ -152,6 +152,14 @@ def test_micro_batches_equal_one_batch_with_group_norm(x64, parts):
     assert metrics.compute(whole.metrics) == pytest.approx(metrics.compute(scanned.metrics), rel=1e-12)
 
 
+def test_micro_batches_with_sync_batch_norm_are_the_same_for_any_number_of_devices(x64):
+    net = model(dtype=jnp.float64)
+    batches = [batch(i) for i in range(3)]
+    one, four = (train(net, batches, devices, dtype=jnp.float64, num_micro_batches=2) for devices in (1, 4))
+    assert_close(one.params, four.params, 1e-12)
+    assert_close(one.batch_stats, four.batch_stats, 1e-12)
+
+
 def test_micro_batches_in_float32():
     net = model("group_norm")
     whole, scanned = (train(net, [batch(0)], 1, num_micro_batches=parts) for parts in (1, 4))

@@ -56,6 +56,12 @@ def test_a_folder_of_other_things_is_refused(tmp_path):
         workdir.check(str(tmp_path), CONFIG)
 
 
+def test_a_folder_that_was_killed_while_it_was_made_is_ours(tmp_path):
+    (tmp_path / "lock").write_text("")
+    (tmp_path / "config.json.tmp").write_text("{")
+    workdir.check(str(tmp_path), CONFIG)
+
+
 def test_two_at_a_time_are_refused(tmp_path):
     second = pytest.raises(ValueError, match="in use by another process")
     with workdir.claim(str(tmp_path), CONFIG), second, workdir.claim(str(tmp_path), CONFIG):

@@ -1,0 +1,80 @@
+"""Grouped convolution as one dense convolution for each block of groups.
+
+Small groups are merged into blocks: a block's dense kernel is zero between its groups, which wastes arithmetic and wins
+time, because a dense convolution with few channels leaves the vector units idle.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from arch.ops._lowerings import reference
+from arch.ops._lowerings.geometry import Geometry
+
+# Channels of a block, in or out, up to which groups are merged. ResNeXt-50's shapes on CPU: 4 channels a group take
+# 45, 56, 104, 127 ms forward in blocks of 16, 32, 64, 128; 16 a group are fastest alone, their kernel gradient twice.
+BLOCK_CHANNELS = 16
+
+
+def unsupported(geometry: Geometry, kernel_shape: Sequence[int]) -> str | None:
+    """None: any convolution is a grouped one."""
+    del geometry, kernel_shape
+
+
+def value(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """The convolution of [batch, height, width, in] with [taps, taps, in / groups, out]."""
+    kernels = _to_blocks(kernel, geometry)
+    dense = dataclasses.replace(geometry, groups=1)
+    inputs = jnp.split(x, len(kernels), axis=-1)
+    blocks = [reference.value(block, kernels[i], dense) for i, block in enumerate(inputs)]
+    return jnp.concatenate(blocks, axis=-1)
+
+
+def input_gradient(gradient: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """The transpose of `value` in x."""
+    kernels = _to_blocks(kernel, geometry)
+    dense = dataclasses.replace(geometry, groups=1)
+    gradients = jnp.split(gradient, len(kernels), axis=-1)
+    blocks = [reference.input_gradient(block, kernels[i], dense) for i, block in enumerate(gradients)]
+    return jnp.concatenate(blocks, axis=-1)
+
+
+def kernel_gradient(x: jax.Array, gradient: jax.Array, geometry: Geometry) -> jax.Array:
+    """The transpose of `value` in the kernel."""
+    shape = geometry.kernel_shape(x.shape, gradient.shape)
+    num_blocks = geometry.groups // _block_groups(geometry, shape)
+    dense = dataclasses.replace(geometry, groups=1)
+    pairs = zip(jnp.split(x, num_blocks, axis=-1), jnp.split(gradient, num_blocks, axis=-1), strict=True)
+    blocks = [reference.kernel_gradient(*pair, dense) for pair in pairs]
+    return _from_blocks(jnp.stack(blocks), geometry, shape)
+
+
+def _block_groups(geometry: Geometry, kernel_shape: Sequence[int]) -> int:
+    """How many groups make a block: the largest divisor of their number that keeps blocks within BLOCK_CHANNELS."""
+    widest = max(kernel_shape[2], kernel_shape[3] // geometry.groups)
+    fitting = range(1, max(1, BLOCK_CHANNELS // widest) + 1)
+    return max(groups for groups in fitting if geometry.groups % groups == 0)
+
+
+def _to_blocks(kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """[blocks, taps, taps, in, out] of dense kernels, each zero where input and output are of different groups."""
+    size = _block_groups(geometry, kernel.shape)
+    kernel = _split_features(kernel, geometry, size)
+    own = jnp.eye(size, dtype=kernel.dtype)[:, None, :, None]
+    blocks = jnp.moveaxis(kernel, 3, 0)[:, :, :, None] * own
+    return blocks.reshape(blocks.shape[0], *geometry.kernel_size, size * blocks.shape[4], size * blocks.shape[6])
+
+
+def _from_blocks(blocks: jax.Array, geometry: Geometry, shape: tuple[int, ...]) -> jax.Array:
+    """The transpose of `_to_blocks`: what lies between groups is dropped."""
+    size = _block_groups(geometry, shape)
+    blocks = blocks.reshape(blocks.shape[0], *geometry.kernel_size, size, shape[2], size, shape[3] // geometry.groups)
+    own = jnp.stack([blocks[:, :, :, group, :, group] for group in range(size)], axis=4)
+    return jnp.moveaxis(own, 0, 3).reshape(shape)
+
+
+def _split_features(kernel: jax.Array, geometry: Geometry, size: int) -> jax.Array:
+    """[taps, taps, in / groups, blocks, groups of a block, out / groups]."""
+    return kernel.reshape(*kernel.shape[:3], geometry.groups // size, size, kernel.shape[3] // geometry.groups)
