@@ -2,5 +2,5 @@
 
 Each of reference.py, depthwise.py, grouped.py and matmul.py has the same three functions of two arrays and a Geometry:
 `value(x, kernel)`, `input_gradient(gradient, kernel)` and `kernel_gradient(x, gradient)`; the fast ones also have
-`supports(geometry, kernel_shape)`. choice.py picks one, primitives.py hands it to JAX.
+`unsupported(geometry, kernel_shape)`. choice.py picks one, primitives.py hands it to JAX.
 """

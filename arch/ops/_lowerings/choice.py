@@ -31,10 +31,10 @@ def check(geometry: Geometry, kernel_shape: Sequence[int], dtype: Any) -> None:
 def choose(geometry: Geometry, kernel_shape: Sequence[int], dtype: Any, *, on_cpu: bool) -> ModuleType:
     """The module whose functions run, from static shapes alone.
 
-    On CPU, "auto" is a rule from measurements (float32, two AVX2 cores, the shapes of ShuffleNet v1 and v2 and of
+    On CPU, "auto" is a rule from measurements (float32, two AVX2 cores; shapes of ShuffleNet v1 and v2 and of
     ResNeXt-50): depthwise convolutions as shifted products, other grouped ones by blocks, 1x1 ones as matrix products,
-    and the dense rest as JAX has it. The three parts of a convolution agree in all shapes that were measured. On other
-    platforms it is JAX's own convolution: nothing was measured there.
+    and the dense rest as JAX has it. One choice serves a convolution and both of its gradients. On other platforms it
+    is JAX's own convolution: nothing was measured there.
 
     Args:
         geometry: of the convolution.
