@@ -57,33 +57,36 @@ def _imagenet(config: ml_collections.ConfigDict, width: float) -> None:
 
 
 def _digits(config: ml_collections.ConfigDict) -> None:
-    config.num_epochs = 30.0
+    config.num_epochs = 40.0
     config.global_batch_size = 64
     config.data.name = "digits"
-    config.data.train_split, config.data.val_split = "train[:90%]", "train[90%:]"
     config.data.image_size = 16
-    _grey(config)
-    config.data.crop, config.data.crop_padding = "pad", 2
-    config.schedule.name = "cosine"
-    config.schedule.base_learning_rate = 0.1
     config.log_every_steps = 20
     config.eval_every_epochs = 5.0
+    config.optimizer.weight_decay = 1e-3
+    config.schedule.base_learning_rate = 0.05
+    config.schedule.warmup_epochs = 2.0
+    _small_and_grey(config)
 
 
 def _fashion_mnist(config: ml_collections.ConfigDict) -> None:
     config.num_epochs = 20.0
     config.global_batch_size = 128
     config.data.name = "fashion_mnist"
-    config.data.train_split, config.data.val_split = "train[:95%]", "train[95%:]"
     config.data.image_size = 28
-    _grey(config)
-    config.data.crop, config.data.crop_padding = "pad", 2
     config.data.flip = True
-    config.schedule.name = "cosine"
+    config.optimizer.weight_decay = 5e-4
     config.schedule.base_learning_rate = 0.1
+    config.schedule.warmup_epochs = 0.5
+    _small_and_grey(config)
 
 
-def _grey(config: ml_collections.ConfigDict) -> None:
+def _small_and_grey(config: ml_collections.ConfigDict) -> None:
+    config.label_smoothing = 0.1
+    config.data.train_split, config.data.val_split = "train[:95%]", "train[95%:]"
     config.data.num_channels = 1
     config.data.mean = config.data.std = (0.5,)
+    config.data.crop, config.data.crop_padding = "pad", 2
     config.data.eval_crop_ratio = 1.0
+    config.schedule.name = "cosine"
+    config.schedule.warmup_learning_rate = 0.0
