@@ -31,7 +31,7 @@ EXTRAS = {
     "gcs": ["gcsfs"],
     "tfds-prepare": ["tensorflow-cpu"],
 }
-EXTRAS["test"] = ["pytest>=8", "hypothesis", "ruff", *EXTRAS["train"], *EXTRAS["export"]]
+EXTRAS["test"] = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis", "ruff", *EXTRAS["train"], *EXTRAS["export"]]
 
 setup(
     name="arch-jax",

@@ -64,7 +64,7 @@ def test_a_recipe_builds_its_network_and_optimiser(name, arg):
     images = jnp.zeros((2, config.data.image_size, config.data.image_size, config.data.num_channels))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
     jax.eval_shape(tx.init, variables["params"])
-    assert float(schedule(0)) > 0
+    assert float(schedule(1)) > 0
     assert len(config.data.mean) == len(config.data.std) == config.data.num_channels
 
 
