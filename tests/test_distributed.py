@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.test_train_cli import ROOT, command, environment, final_state, rows, run, saved_steps, wait_for
+from tests.test_train_cli import final_state, rows, run, saved_steps, start, wait_for
 
 pytestmark = pytest.mark.slow  # each starts several processes, which all compile
 
@@ -45,9 +45,7 @@ def assert_same(workdir, one_device, tolerance=1e-7):
 def test_restored_on_four_devices_it_goes_on_as_on_one(tmp_path, data_dir, one_device):
     workdir = tmp_path / "run"
     flags = (FLOAT64, f"--workdir={workdir}", data_dir)
-    process = subprocess.Popen(
-        command(*flags), cwd=ROOT, env=environment(1), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = start(*flags)
     wait_for(process, lambda: saved_steps(workdir))
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
@@ -64,13 +62,7 @@ def start_hosts(workdir, data_dir):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     flags = (FLOAT64, f"--workdir={workdir}", data_dir, f"--coordinator=localhost:{port}", "--num_processes=2")
-    return [
-        subprocess.Popen(
-            command(*flags, f"--process_id={i}"), cwd=ROOT, env=environment(2), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for i in range(2)
-    ]  # fmt: skip
+    return [start(*flags, f"--process_id={i}", devices=2) for i in range(2)]
 
 
 def finish(hosts, timeout=300):

@@ -34,9 +34,9 @@ def run(*flags, devices=1, timeout=300):
     )
 
 
-def start(*flags):
+def start(*flags, devices=1):
     return subprocess.Popen(
-        command(*flags), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command(*flags), cwd=ROOT, env=environment(devices), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
