@@ -1,6 +1,7 @@
-"""The one place from which networks take their convolutions."""
+"""The one place from which networks take their convolutions: linen modules, and the functions behind them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,77 +9,9 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 from jax import lax
 
-from arch.errors import unknown_name
-from arch.ops._lowerings import choice, primitives
-from arch.ops._lowerings.geometry import Geometry
-
-Padding = str | int | Sequence[int | tuple[int, int]]
-
-
-def conv2d(
-    x: jax.Array,
-    kernel: jax.Array,
-    *,
-    strides: int | Sequence[int] = (1, 1),
-    padding: Padding,
-    kernel_dilation: int | Sequence[int] = (1, 1),
-    feature_group_count: int = 1,
-    implementation: str = "auto",
-    precision: lax.PrecisionLike = None,
-) -> jax.Array:
-    """A dense, grouped or depthwise convolution, without flipping the kernel, as in `lax.conv_general_dilated`.
-
-    It can be differentiated in both modes and to any order, mapped, sharded and exported. The program is chosen when it
-    is lowered, for the platform it is lowered for; sums are kept in at least float32.
-
-    Args:
-        x: [batch, height, width, in_features].
-        kernel: [height, width, in_features / feature_group_count, features], dtype of x.
-        strides: step between windows, in pixels.
-        padding: "SAME", "VALID" or (before, after) along height and width, in pixels; a number stands for both.
-        kernel_dilation: distance between taps, in pixels.
-        feature_group_count: groups of features; in_features is depthwise.
-        implementation: "auto" takes the fastest measured program, on platforms not measured JAX's own; "reference" is
-            JAX's own; "depthwise", "grouped" and "matmul" force one.
-        precision: of the products, as jax.lax takes it; None is that of `jax.default_matmul_precision`.
-
-    Returns:
-        [batch, out_height, out_width, features], dtype of x.
-
-    Raises:
-        ValueError: shapes or dtypes that do not fit; an implementation that is unknown or cannot take this convolution.
-    """
-    if x.ndim != 4 or kernel.ndim != 4:
-        raise ValueError(
-            f"conv2d: x and kernel must have 4 axes, not shapes {x.shape} and {kernel.shape}; give NHWC and HWIO"
-        )
-    if x.dtype != kernel.dtype:
-        raise ValueError(f"conv2d: x and kernel must be of one dtype, not {x.dtype} and {kernel.dtype}; cast one")
-    groups = feature_group_count
-    if groups < 1 or x.shape[3] != kernel.shape[2] * groups:
-        raise ValueError(
-            f"conv2d: in_features={x.shape[3]} must be feature_group_count={groups} times kernel.shape[2]="
-            f"{kernel.shape[2]}; change the kernel or the groups"
-        )
-    if kernel.shape[3] % groups:
-        raise ValueError(
-            f"conv2d: feature_group_count={groups} must divide features={kernel.shape[3]}; choose a divisor"
-        )
-    strides, kernel_dilation = _pair("strides", strides), _pair("kernel_dilation", kernel_dilation)
-    extents = [dilation * (taps - 1) + 1 for dilation, taps in zip(kernel_dilation, kernel.shape[:2], strict=True)]
-    geometry = Geometry(
-        input_size=x.shape[1:3],
-        kernel_size=kernel.shape[:2],
-        strides=strides,
-        padding=_explicit_padding(padding, x.shape[1:3], extents, strides),
-        kernel_dilation=kernel_dilation,
-        groups=groups,
-        implementation=implementation,
-        # Read while tracing, as jax.lax does: when the program is lowered the context may be another.
-        precision=precision if precision is not None else jax.config.jax_default_matmul_precision,
-    )
-    choice.check(geometry, kernel.shape, x.dtype)
-    return primitives.value(x, kernel, geometry)
+from arch.ops.conv2d import Padding, as_padding, as_pair, conv2d, conv2d_transpose
+from arch.ops.conv2d import symmetric_padding as symmetric_padding
+from arch.ops.conv2d import transposed_padding as transposed_padding
 
 
 class Conv(nn.Module):
@@ -122,71 +55,246 @@ class Conv(nn.Module):
             ValueError: a number of groups that does not divide the features; whatever `conv2d` refuses.
         """
         groups = self.feature_group_count
-        if groups < 1 or x.shape[-1] % groups or self.features % groups:
-            raise ValueError(
-                f"Conv: feature_group_count={groups} must divide in_features={x.shape[-1]} and "
-                f"features={self.features}; choose a divisor of both"
-            )
-        shape = (*_pair("kernel_size", self.kernel_size), x.shape[-1] // groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        out = conv2d(
-            x,
-            kernel,
-            strides=1 if self.strides is None else self.strides,
-            padding=self.padding,
-            kernel_dilation=1 if self.kernel_dilation is None else self.kernel_dilation,
-            feature_group_count=groups,
-            implementation=self.implementation,
-            precision=self.precision,
-        )
-        return out if bias is None else out + bias
+        _check_groups("Conv", groups, x.shape[-1], self.features)
+        shape = (*as_pair("Conv: kernel_size", self.kernel_size), x.shape[-1] // groups, self.features)
+        return _apply(self, conv2d, x, shape, self.features, {"feature_group_count": groups})
 
 
-def symmetric_padding(kernel_size: Sequence[int], kernel_dilation: int = 1) -> tuple[tuple[int, int], ...]:
-    """Padding of half a kernel on both sides, as torch and Caffe networks have it.
+class DepthwiseConv(nn.Module):
+    """A convolution of each channel alone; `flax.linen.Conv` with as many groups as channels, and its parameters.
 
-    "SAME" differs at stride 2 on even sizes: it pads (0, 1) where this pads (1, 1), and so shifts ported weights.
-
-    Args:
-        kernel_size: taps along each spatial axis; odd.
+    Attributes:
+        kernel_size: height and width, in taps.
+        depth_multiplier: output channels of each input channel; output channel o sees input o // depth_multiplier.
+        strides: step between windows, in pixels.
+        padding: as in `Conv`.
         kernel_dilation: distance between taps, in pixels.
-
-    Returns:
-        (before, after) along each spatial axis, in pixels.
-
-    Raises:
-        ValueError: an even kernel, which has no symmetric padding that keeps the size.
+        use_bias, dtype, param_dtype, precision, bias_init: as in `Conv`.
+        kernel_init: initial values of [height, width, 1, in_features * depth_multiplier].
+        implementation: as in `conv2d`.
     """
-    if any(size % 2 == 0 for size in kernel_size):
+
+    kernel_size: int | Sequence[int]
+    depth_multiplier: int = 1
+    strides: int | Sequence[int] | None = 1
+    padding: Padding = "SAME"
+    kernel_dilation: int | Sequence[int] | None = 1
+    use_bias: bool = True
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    precision: lax.PrecisionLike = None
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros_init()
+    implementation: str = "auto"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [batch, height, width, in_features] to [batch, out_height, out_width, in_features * depth_multiplier].
+
+        Raises:
+            ValueError: a multiplier below 1; whatever `conv2d` refuses.
+        """
+        features = _widened("DepthwiseConv", x.shape[-1], self.depth_multiplier)
+        shape = (*as_pair("DepthwiseConv: kernel_size", self.kernel_size), 1, features)
+        return _apply(self, conv2d, x, shape, features, {"feature_group_count": x.shape[-1]})
+
+
+class SeparableConv(nn.Module):
+    """A depthwise convolution, then a 1x1 one across channels; Xception (arXiv:1610.02357), section 2.
+
+    What lies between the two is as given: a norm and an activation in MobileNet (arXiv:1704.04861, figure 3), nothing
+    in Xception, NASNet and DARTS. Nothing follows the second.
+
+    Attributes:
+        features: output channels.
+        kernel_size: height and width of the depthwise kernel, in taps.
+        strides: step between its windows, in pixels.
+        padding: of the depthwise convolution, as in `Conv`.
+        kernel_dilation: distance between its taps, in pixels.
+        depth_multiplier: channels between the two, for each input channel.
+        conv: makes both convolutions from their fields; bind here what they share: `functools.partial(Conv,
+            use_bias=False)`.
+        norm: makes the normalization between them, a function of x alone, from its name; None leaves it out.
+        act: the activation between them; None leaves it out.
+    """
+
+    features: int
+    kernel_size: int | Sequence[int]
+    strides: int | Sequence[int] = 1
+    padding: Padding = "SAME"
+    kernel_dilation: int | Sequence[int] = 1
+    depth_multiplier: int = 1
+    conv: Callable[..., nn.Module] = Conv
+    norm: Callable[..., Callable[[jax.Array], jax.Array]] | None = None
+    act: Callable[[jax.Array], jax.Array] | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [batch, height, width, in_features] to [batch, out_height, out_width, features]."""
+        x = self.conv(
+            features=_widened("SeparableConv", x.shape[-1], self.depth_multiplier),
+            kernel_size=as_pair("SeparableConv: kernel_size", self.kernel_size),
+            strides=self.strides,
+            padding=self.padding,
+            kernel_dilation=self.kernel_dilation,
+            feature_group_count=x.shape[-1],
+            name="depthwise",
+        )(x)
+        x = _between(self, x, "depthwise_norm")
+        return self.conv(features=self.features, kernel_size=(1, 1), name="pointwise")(x)
+
+
+class FactorizedConv(nn.Module):
+    """A 1xM convolution, then an Mx1 one; Inception v3 (arXiv:1512.00567), section 3.2.
+
+    With nothing between and no bias in the first it is the dense convolution whose kernel is K[i, j, c, o] = sum over m
+    of horizontal[0, j, c, m] * vertical[i, 0, m, o], at the borders too. A bias of the first would not be in the rows
+    that the second pads.
+
+    Attributes:
+        features: output channels.
+        kernel_size: height of the second and width of the first, in taps; a number stands for both.
+        middle_features: channels between the two; None takes `features`.
+        strides: step between windows, in pixels; the first takes that of the width, the second that of the height.
+        padding: as in `Conv`; the first pads the width, the second the height.
+        kernel_dilation: distance between taps, in pixels.
+        conv: makes both convolutions from their fields; bind here what they share: `functools.partial(Conv,
+            use_bias=False)`.
+        norm: makes the normalization between them, a function of x alone, from its name; None leaves it out.
+        act: the activation between them; None leaves it out.
+    """
+
+    features: int
+    kernel_size: int | Sequence[int]
+    middle_features: int | None = None
+    strides: int | Sequence[int] = 1
+    padding: Padding = "SAME"
+    kernel_dilation: int | Sequence[int] = 1
+    conv: Callable[..., nn.Module] = Conv
+    norm: Callable[..., Callable[[jax.Array], jax.Array]] | None = None
+    act: Callable[[jax.Array], jax.Array] | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [batch, height, width, in_features] to [batch, out_height, out_width, features]."""
+        height, width = as_pair("FactorizedConv: kernel_size", self.kernel_size)
+        row_stride, column_stride = as_pair("FactorizedConv: strides", self.strides)
+        row_dilation, column_dilation = as_pair("FactorizedConv: kernel_dilation", self.kernel_dilation)
+        padding = as_padding("FactorizedConv", self.padding)
+        # One tap at stride 1 needs no padding: for it the names "SAME" and "VALID" mean none, too.
+        rows, columns = (padding, padding) if isinstance(padding, str) else ((padding[0], (0, 0)), ((0, 0), padding[1]))
+        x = self.conv(
+            features=self.features if self.middle_features is None else self.middle_features,
+            kernel_size=(1, width),
+            strides=(1, column_stride),
+            padding=columns,
+            kernel_dilation=(1, column_dilation),
+            name="horizontal",
+        )(x)
+        x = _between(self, x, "horizontal_norm")
+        return self.conv(
+            features=self.features,
+            kernel_size=(height, 1),
+            strides=(row_stride, 1),
+            padding=rows,
+            kernel_dilation=(row_dilation, 1),
+            name="vertical",
+        )(x)
+
+
+class ConvTranspose(nn.Module):
+    """A transposed convolution; parameters and their initial values are those of `flax.linen.ConvTranspose`.
+
+    Attributes:
+        features: output channels.
+        kernel_size: height and width, in taps.
+        strides: output pixels to a step of one input pixel.
+        padding: as in `conv2d_transpose`; "SAME" makes out_size = size * stride. From what torch calls padding and
+            output padding, `transposed_padding` makes it.
+        kernel_dilation: distance between taps, in pixels.
+        use_bias, dtype, param_dtype, precision: as in `Conv`.
+        kernel_init: initial values of [height, width, in_features / feature_group_count, features], or with
+            transpose_kernel of [height, width, features / feature_group_count, in_features].
+        bias_init: initial values of [features].
+        transpose_kernel: the kernel is that of the convolution which this transposes, as in torch.
+        feature_group_count: groups of features.
+        implementation: as in `conv2d_transpose`.
+    """
+
+    features: int
+    kernel_size: int | Sequence[int]
+    strides: int | Sequence[int] | None = 1
+    padding: Padding = "SAME"
+    kernel_dilation: int | Sequence[int] | None = 1
+    use_bias: bool = True
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    precision: lax.PrecisionLike = None
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros_init()
+    transpose_kernel: bool = False
+    feature_group_count: int = 1
+    implementation: str = "auto"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [batch, height, width, in_features] to [batch, out_height, out_width, features].
+
+        Raises:
+            ValueError: a number of groups that does not divide the features; whatever `conv2d_transpose` refuses.
+        """
+        groups = self.feature_group_count
+        _check_groups("ConvTranspose", groups, x.shape[-1], self.features)
+        kernel_size = as_pair("ConvTranspose: kernel_size", self.kernel_size)
+        if self.transpose_kernel:
+            shape = (*kernel_size, self.features // groups, x.shape[-1])
+        else:
+            shape = (*kernel_size, x.shape[-1] // groups, self.features)
+        options = {"feature_group_count": groups, "transpose_kernel": self.transpose_kernel}
+        return _apply(self, conv2d_transpose, x, shape, self.features, options)
+
+
+def _apply(
+    layer: nn.Module,
+    convolution: Callable[..., jax.Array],
+    x: jax.Array,
+    kernel_shape: Sequence[int],
+    features: int,
+    options: Mapping[str, Any],
+) -> jax.Array:
+    """A layer's convolution of x with the layer's own kernel, plus its bias if it has one."""
+    kernel = layer.param("kernel", layer.kernel_init, kernel_shape, layer.param_dtype)
+    bias = layer.param("bias", layer.bias_init, (features,), layer.param_dtype) if layer.use_bias else None
+    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=layer.dtype)
+    out = convolution(
+        x,
+        kernel,
+        strides=1 if layer.strides is None else layer.strides,
+        padding=layer.padding,
+        kernel_dilation=1 if layer.kernel_dilation is None else layer.kernel_dilation,
+        implementation=layer.implementation,
+        precision=layer.precision,
+        **options,
+    )
+    return out if bias is None else out + bias
+
+
+def _between(layer: nn.Module, x: jax.Array, name: str) -> jax.Array:
+    """What lies between the two convolutions of a layer; `name` is that of the norm."""
+    x = x if layer.norm is None else layer.norm(name=name)(x)
+    return x if layer.act is None else layer.act(x)
+
+
+def _check_groups(owner: str, groups: int, in_features: int, features: int) -> None:
+    if groups < 1 or in_features % groups or features % groups:
         raise ValueError(
-            f"symmetric_padding: kernel_size={tuple(kernel_size)} must be odd; give explicit pairs for an even kernel"
+            f"{owner}: feature_group_count={groups} must divide in_features={in_features} and features={features}; "
+            "choose a divisor of both"
         )
-    return tuple((kernel_dilation * (size // 2),) * 2 for size in kernel_size)
 
 
-def _pair(name: str, sizes: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) of a field that may be one number for both."""
-    pair = (sizes, sizes) if isinstance(sizes, int) else tuple(sizes)
-    if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(f"conv2d: {name}={sizes} must be one or two positive integers; give (height, width)")
-    return pair
-
-
-def _explicit_padding(
-    padding: Padding, sizes: Sequence[int], extents: Sequence[int], strides: Sequence[int]
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((before, after), (before, after)), in pixels; `extents` are those of the dilated kernel."""
-    if isinstance(padding, str):
-        if padding.upper() not in ("SAME", "VALID"):
-            raise unknown_name("conv2d: padding", padding, ("SAME", "VALID"))
-        padding = lax.padtype_to_pads(sizes, extents, strides, padding.upper())
-    elif isinstance(padding, int):
-        padding = (padding, padding)
-    pairs = tuple((pad, pad) if isinstance(pad, int) else tuple(pad) for pad in padding)
-    if len(pairs) != 2 or any(len(pair) != 2 for pair in pairs):
-        raise ValueError(
-            f"conv2d: padding={padding} must be a (before, after) for height and for width; give two pairs"
-        )
-    return pairs
+def _widened(owner: str, in_features: int, depth_multiplier: int) -> int:
+    """Output channels of a depthwise convolution."""
+    if depth_multiplier < 1:
+        raise ValueError(f"{owner}: depth_multiplier={depth_multiplier} must be at least 1; leave it out for 1")
+    return in_features * depth_multiplier
