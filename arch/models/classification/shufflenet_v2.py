@@ -4,20 +4,20 @@ import functools
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
+from arch.blocks.head import classifier_head
 from arch.blocks.shuffle import ShuffleUnitV2
+from arch.blocks.stem import image_stem
 from arch.errors import unknown_name
 from arch.norm import bind
 from arch.norm.batch import BatchNorm
-from arch.ops.conv import Conv, symmetric_padding
-from arch.ops.pooling import global_avg_pool, max_pool
-from arch.ops.stochastic import Dropout, Examples
+from arch.ops.conv import Conv
+from arch.ops.dtypes import resolve_dtypes
+from arch.ops.stochastic import Examples
 
 VARIANTS = ("megvii", "torchvision")
-STEMS = ("imagenet", "small")
 
 # Table 5 of the paper: width multiplier -> (channels of stages 2, 3, 4; of the last convolution).
 WIDTHS = {
@@ -95,15 +95,22 @@ class ShuffleNetV2(nn.Module):
             ValueError: integer images; an unknown variant, stem or width; features that do not fit.
         """
         stage_features, head_features = self._resolve_features()
-        dtype = self._resolve_dtype(x)
-        head_dtype = jnp.promote_types(dtype, jnp.float32)
-        param_dtype = self.param_dtype or head_dtype
-        conv = functools.partial(
-            self.conv, use_bias=False, kernel_init=self.kernel_init, dtype=dtype, param_dtype=param_dtype
-        )
-        norm = bind(self.norm, train=train, examples=examples, dtype=dtype, param_dtype=param_dtype)
+        dtypes = resolve_dtypes("ShuffleNetV2", x, self.dtype, self.param_dtype)
+        layer = {"dtype": dtypes.compute, "param_dtype": dtypes.param}
+        conv = functools.partial(self.conv, use_bias=False, kernel_init=self.kernel_init, **layer)
+        norm = bind(self.norm, train=train, examples=examples, **layer)
 
-        x = self._stem(x.astype(dtype), conv, norm)
+        x = image_stem(
+            x.astype(dtypes.compute),
+            owner="ShuffleNetV2",
+            kind=self.stem,
+            features=self.stem_features,
+            kernel_size=3,
+            pool=True,
+            conv=conv,
+            norm=norm,
+            act=self.act,
+        )
         for stage, (size, features) in enumerate(zip(self.stage_sizes, stage_features, strict=True), start=2):
             for unit in range(1, size + 1):
                 x = ShuffleUnitV2(
@@ -118,25 +125,15 @@ class ShuffleNetV2(nn.Module):
                 )(x)
         x = conv(features=head_features, kernel_size=(1, 1), name="head_conv")(x)
         x = self.act(norm(name="head_norm")(x))
-        x = global_avg_pool(x)
-        x = Dropout(self._resolve_dropout_rate(), name="dropout")(x, train=train, examples=examples)
-        return nn.Dense(
+        return classifier_head(
+            x,
             self.num_classes,
+            dropout_rate=self._resolve_dropout_rate(),
+            train=train,
+            examples=examples,
             kernel_init=nn.initializers.normal(0.01),
-            dtype=head_dtype,
-            param_dtype=param_dtype,
-            name="classifier",
-        )(x)
-
-    def _stem(self, x: jax.Array, conv: Callable[..., nn.Module], norm: Callable[..., Callable]) -> jax.Array:
-        """The first convolution, and the pooling of the large stem."""
-        if self.stem not in STEMS:
-            raise unknown_name("ShuffleNetV2: stem", self.stem, STEMS)
-        padding = symmetric_padding((3, 3))
-        strides = (2, 2) if self.stem == "imagenet" else (1, 1)
-        x = conv(self.stem_features, kernel_size=(3, 3), strides=strides, padding=padding, name="stem_conv")(x)
-        x = self.act(norm(name="stem_norm")(x))
-        return max_pool(x, (3, 3), strides=(2, 2), padding=padding) if self.stem == "imagenet" else x
+            dtypes=dtypes,
+        )
 
     def _shortcut_features(self, in_features: int, features: int) -> int:
         """Output channels of a stride-2 shortcut: the input's for megvii, half of the output's for torchvision."""
@@ -163,12 +160,6 @@ class ShuffleNetV2(nn.Module):
                 f"stage_sizes={tuple(self.stage_sizes)}; change either"
             )
         return stage_features, head_features
-
-    def _resolve_dtype(self, x: jax.Array) -> jnp.dtype:
-        """The dtype of the computation."""
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"ShuffleNetV2: x must be floating point, not {x.dtype}; convert and normalize the images")
-        return jnp.dtype(self.dtype or x.dtype)
 
     def _resolve_dropout_rate(self) -> float:
         """The rate before the classifier."""

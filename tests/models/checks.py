@@ -1,0 +1,123 @@
+"""What the tests of several networks share: the weights of the recorded networks, and comparisons with them."""
+
+import functools
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax.extend import core
+
+from arch.ops.stochastic import Examples
+from tests.goldens.fill import fill, images, probe, summary
+
+GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
+
+_TENSORS = {
+    ("params", "kernel"): "weight",
+    ("params", "scale"): "weight",
+    ("params", "bias"): "bias",
+    ("batch_stats", "mean"): "running_mean",
+    ("batch_stats", "var"): "running_var",
+}
+
+# By the number of axes: HWIO to OIHW, [in, out] to [out, in].
+_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
+_FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
+
+# Compiles in a third of the time; of small programs that run once.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+# Names of our layers, from the top -> the name of the layer in the published network.
+TorchModule = Callable[[list[str]], str]
+
+
+def torch_name(path: tuple[str, ...], torch_module: TorchModule) -> str:
+    """The torch name of one of our variables, from its path and from the torch name of its layer."""
+    collection, *layers, tensor = path
+    return f"{torch_module(layers)}.{_TENSORS[collection, tensor]}"
+
+
+def filled_variables(model, torch_module: TorchModule, absent: tuple[str, ...] = ()):
+    """The weights of a recorded network in our layout; those that the published network lacks (`absent`) are zero."""
+    shapes = jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False), jax.random.key(0))
+    filled = {}
+    for path, leaf in traverse_util.flatten_dict(shapes).items():
+        name = torch_name(path, torch_module)
+        if name in absent:
+            filled[path] = np.zeros(leaf.shape)
+            continue
+        value = fill(name, tuple(leaf.shape[axis] for axis in _TO_TORCH[leaf.ndim]))
+        filled[path] = np.transpose(value, _FROM_TORCH[value.ndim])
+    return traverse_util.unflatten_dict(filled)
+
+
+def check_parity(model, golden: str, net: str, image_size: int, torch_module: TorchModule, absent=(), jit=quick_jit):
+    """Logits, updated running statistics and the gradient of every parameter, from the same weights, in float64."""
+    golden = np.load(GOLDENS / golden)
+    variables = filled_variables(model, torch_module, absent)
+    x = images(image_size)
+
+    def loss(params):
+        logits, updated = model.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+        return jnp.mean(logits * probe()), (logits, updated["batch_stats"])
+
+    @jit
+    def run(params):
+        return model.apply({**variables, "params": params}, x, train=False), jax.grad(loss, has_aux=True)(params)
+
+    # As NumPy arrays: JAX would compile every operation for every shape.
+    eval_logits, (grads, (logits, stats)) = jax.device_get(run(variables["params"]))
+    np.testing.assert_allclose(eval_logits, golden[f"{net}/eval"], rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(logits, golden[f"{net}/train"], rtol=1e-8, atol=1e-8)
+
+    expected = dict(zip(golden[f"{net}/names"], golden[f"{net}/summaries"], strict=True))
+    for path, value in traverse_util.flatten_dict({"params": grads, "batch_stats": stats}).items():
+        name = torch_name(path, torch_module)
+        if name not in absent:
+            actual = summary(name, np.transpose(value, _TO_TORCH[value.ndim]))
+            np.testing.assert_allclose(actual, expected.pop(name), rtol=1e-6, atol=1e-9, err_msg=name)
+        assert np.isfinite(value).all() and np.any(value != 0), f"{path} is not finite, or zero"
+    assert not expected, "tensors of the published network that ours lacks"
+
+
+def check_examples_reach_norms_and_dropout(model, variables=None) -> None:
+    """Examples of weight 0 change nothing for the others, and noise follows an example's id."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((8, 16, 16, 3), np.float32)
+    if variables is None:
+        shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.asarray(x), train=False))
+        variables = jax.tree.map(lambda leaf: random.uniform(0.1, 1.0, leaf.shape).astype(np.float32), shapes)
+
+    @quick_jit
+    def apply(x, weight, ids):
+        return model.apply(
+            variables,
+            x,
+            train=True,
+            examples=Examples(weight, ids),
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
+        )
+
+    weight, ids = np.float32([1.0] * 6 + [0.0] * 2), np.arange(8)
+    logits, stats = apply(x, weight, ids)
+    spoiled, spoiled_stats = apply(np.where(weight[:, None, None, None] > 0, x, np.float32(9.0)), weight, ids)
+    np.testing.assert_allclose(spoiled[:6], logits[:6], atol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), spoiled_stats, stats)
+    order = np.array([3, 1, 0, 2, 5, 4, 7, 6])
+    np.testing.assert_allclose(apply(x[order], weight, ids[order])[0], logits[order], atol=1e-4)
+    assert np.abs(apply(x, weight, ids + 8)[0] - logits).max() > 1e-2
+
+
+def floating_dtypes(jaxpr: core.Jaxpr) -> set[jnp.dtype]:
+    """Floating dtypes of all arrays that a program computes, those inside its calls too."""
+    found = set()
+    for eqn in jaxpr.eqns:
+        found |= {var.aval.dtype for var in eqn.outvars if jnp.issubdtype(var.aval.dtype, jnp.floating)}
+        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda v: isinstance(v, core.ClosedJaxpr)):
+            if isinstance(value, core.ClosedJaxpr | core.Jaxpr):
+                found |= floating_dtypes(value.jaxpr if isinstance(value, core.ClosedJaxpr) else value)
+    return found

@@ -1,0 +1,194 @@
+"""MobileNet v2 against torchvision's network, recorded in tests/goldens, and its published counts."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arch import models, norm
+from arch.efficiency.complexity import abstract_variables, complexity, count_macs
+from arch.ops.stochastic import Examples
+from tests.models.checks import check_examples_reach_norms_and_dropout, check_parity, floating_dtypes, quick_jit
+
+_LAYERS = ["expand", "expand_norm", None, "depthwise", "depthwise_norm", None, "project", "project_norm"]
+_SMALL = {"stage_sizes": (1, 2), "stage_features": (16, 24), "stage_strides": (1, 2), "expand_ratios": (1, 6)}
+
+
+def _torch_module(stage_sizes, layers):
+    """The torchvision name of one of our layers."""
+    last = sum(stage_sizes) + 1
+    ends = {"stem_conv": "features.0.0", "stem_norm": "features.0.1", "classifier": "classifier.1"}
+    ends |= {"head_conv": f"features.{last}.0", "head_norm": f"features.{last}.1"}
+    if len(layers) == 1:
+        return ends[layers[0]]
+    stage, unit = map(int, re.fullmatch(r"stage(\d)_unit(\d)", layers[0]).groups())
+    # Convolution, norm and activation are nested in torchvision's list, the last convolution and norm are not; the
+    # first unit has no expansion.
+    place = _LAYERS.index(layers[1]) - (3 if stage == 1 else 0)
+    inner = f"{place // 3}.{place % 3}" if "project" not in layers[1] else str(place // 3 + place % 3)
+    return f"features.{sum(stage_sizes[: stage - 1]) + unit}.conv.{inner}"
+
+
+@pytest.mark.parametrize("net", ["small", pytest.param("whole", marks=pytest.mark.slow)])
+def test_parity_with_torchvision(x64, net):
+    """Logits, updated running statistics and the gradient of every parameter, from the same weights, in float64."""
+    fields = {"width_multiplier": 0.35, **_SMALL} if net == "small" else {}
+    model = models.create(
+        "mobilenet_v2",
+        num_classes=10,
+        dropout_rate=0.0,
+        norm=norm.create("batch_norm", unbiased_running_variance=True),
+        **fields,
+    )
+    module = functools.partial(_torch_module, model.stage_sizes)
+    check_parity(model, "mobilenet_v2.npz", net, 32 if net == "small" else 64, module)
+
+
+@pytest.mark.parametrize(
+    "width,params,batch_stats,conv_macs,macs",
+    [
+        (1.0, 3_504_872, 34_112, 299_494_272, 300_774_272),
+        (0.35, 1_677_128, 14_080, 58_005_808, 59_285_808),  # rounding down would leave less than 90%
+        # The last convolution is widened too.
+        pytest.param(1.4, 6_108_776, 47_936, 580_403_824, 582_195_824, marks=pytest.mark.slow),
+        pytest.param(0.5, 1_968_680, 18_544, 95_851_840, 97_131_840, marks=pytest.mark.slow),
+        pytest.param(1.3, 5_386_792, 44_256, 507_710_560, 509_374_560, marks=pytest.mark.slow),
+        pytest.param(0.75, 2_636_424, 26_640, 207_789_792, 209_069_792, marks=pytest.mark.slow),
+    ],
+)
+def test_counts_at_each_width(width, params, batch_stats, conv_macs, macs):
+    """At 224 pixels and 1000 classes, measured on torchvision 0.29.1 and timm 1.0.31."""
+    cost = complexity(models.create("mobilenet_v2", width_multiplier=width), train=False)
+    assert (cost.params, cost.batch_stats, cost.conv_macs, cost.macs) == (params, batch_stats, conv_macs, macs)
+
+
+@pytest.mark.slow
+def test_macs_at_each_resolution():
+    model = models.create("mobilenet_v2")
+    variables = abstract_variables(model, jax.ShapeDtypeStruct((1, 96, 96, 3), jnp.float32), train=False)
+    for size, macs in [(192, 221_316_608), (160, 154_083_200), (128, 99_074_048), (96, 56_289_152)]:
+        x = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+        assert count_macs(functools.partial(model.apply, train=False), variables, x).total == macs, size
+
+
+def _maps(model, size):
+    """Shapes of what the layers put out, for one image of this size; the last is that of the logits."""
+    x = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    variables = abstract_variables(model, x, train=False)
+    out, state = jax.eval_shape(
+        lambda v, x: model.apply(v, x, train=False, capture_intermediates=True, mutable=["intermediates"]), variables, x
+    )
+    return state["intermediates"], out
+
+
+def test_the_stages_are_those_of_the_papers_table():
+    """Table 2; the first unit of a stage has its stride."""
+    maps, out = _maps(models.create("mobilenet_v2"), 224)
+    stages = [(112, 16), (56, 24), (28, 32), (14, 64), (14, 96), (7, 160), (7, 320)]
+    for stage, (size, features) in enumerate(stages, start=1):
+        assert maps[f"stage{stage}_unit1"]["__call__"][0].shape == (1, size, size, features), stage
+    assert maps["stem_conv"]["__call__"][0].shape == (1, 112, 112, 32)
+    assert maps["head_conv"]["__call__"][0].shape == (1, 7, 7, 1280)
+    assert out.shape == (1, 1000)
+
+
+def test_the_small_stem_keeps_the_image_size():
+    maps, out = _maps(models.create("mobilenet_v2", stem="small", num_classes=10, **_SMALL), 28)
+    assert maps["stem_conv"]["__call__"][0].shape == (1, 28, 28, 32)
+    assert maps["head_conv"]["__call__"][0].shape == (1, 14, 14, 1280)
+    assert out.shape == (1, 10)
+
+
+def _loss(model):
+    def loss(variables, x):
+        logits, updated = model.apply(
+            variables,
+            x,
+            train=True,
+            examples=Examples(jnp.ones(4), jnp.arange(4)),
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
+        )
+        return jnp.mean(logits**2), updated
+
+    return loss
+
+
+def test_float64_stays_float64_forward_and_backward(x64):
+    model = models.create("mobilenet_v2", num_classes=10, **_SMALL)
+    x = jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.float64)
+    variables = abstract_variables(model, x, train=False)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float64")}
+    step = jax.value_and_grad(_loss(model), has_aux=True)
+    assert floating_dtypes(jax.make_jaxpr(step)(variables, x).jaxpr) == {jnp.dtype("float64")}
+
+
+def test_bfloat16_computes_so_and_keeps_the_rest_float32():
+    model = models.create("mobilenet_v2", num_classes=10, dtype=jnp.bfloat16, **_SMALL)
+    maps, out = _maps(model, 32)
+    assert maps["stage2_unit2"]["__call__"][0].dtype == maps["head_norm"]["__call__"][0].dtype == jnp.bfloat16
+    variables = abstract_variables(model, jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32), train=False)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} | {out.dtype} == {jnp.dtype("float32")}
+
+
+def test_dropout_and_activation_are_those_of_the_paper():
+    """0.2 before the classifier; ReLU6 after every normalization but those of the bottlenecks."""
+    assert models.create("mobilenet_v2").dropout_rate == 0.2
+    np.testing.assert_array_equal(models.create("mobilenet_v2").act(jnp.array([-1.0, 3.0, 7.0])), [0.0, 3.0, 6.0])
+    calls = []
+    model = models.create("mobilenet_v2", act=lambda x: calls.append(x.shape[-1]) or x, num_classes=10, **_SMALL)
+    _, out = _maps(model, 32)
+    stem, stages, head = [32], [32, 96, 96, 144, 144], [1280]
+    init_and_apply = 2
+    assert calls == (stem + stages + head) * init_and_apply
+    assert out.dtype == jnp.float32
+
+
+def test_initial_values_are_torchvisions():
+    one_stage = {"stage_sizes": (1,), "stage_features": (16,), "stage_strides": (1,), "expand_ratios": (6,)}
+    model = models.create("mobilenet_v2", num_classes=10, stem="small", **one_stage)
+    init = quick_jit(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)["params"])
+    params = jax.device_get(init())
+    for kernel, fan_out in [
+        (params["head_conv"]["kernel"], 1280),
+        (params["stage1_unit1"]["expand"]["kernel"], 6 * 32),
+        (params["stage1_unit1"]["depthwise"]["kernel"], 9 * 6 * 32),
+    ]:
+        # 4 standard errors of a standard deviation
+        np.testing.assert_allclose(kernel.std(), np.sqrt(2 / fan_out), rtol=4 / np.sqrt(2 * kernel.size))
+    np.testing.assert_allclose(params["classifier"]["kernel"].std(), 0.01, rtol=4 / np.sqrt(2 * 12800))
+    assert not params["classifier"]["bias"].any()
+
+
+@pytest.mark.parametrize(
+    "fields,message",
+    [
+        ({"stem": "tiny"}, "MobileNetV2: stem: unknown name 'tiny'; one of imagenet, small"),
+        ({"width_multiplier": 0.0}, r"make_divisible: value=0.0 and divisor=8 must be positive"),
+        ({"stage_sizes": (1, 2)}, "MobileNetV2: every field of the stages must have one value a stage, not stage_size"),
+        ({"expand_ratios": (0, 6, 6, 6, 6, 6, 6)}, "InvertedResidual: expand_ratio=0 must leave at least one of cha"),
+        ({"dropout_rate": 2.0}, r"Dropout: rate=2.0 must lie in \[0, 1\]"),
+    ],
+)
+def test_fields_that_do_not_fit_are_refused(fields, message):
+    model = models.create("mobilenet_v2", **fields)
+    with pytest.raises(ValueError, match=f"^{message}") as error:
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    assert "\n" not in str(error.value)
+
+
+def test_integer_images_are_refused():
+    model = models.create("mobilenet_v2")
+    with pytest.raises(ValueError, match=r"^MobileNetV2: x must be floating point, not uint8; convert"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.uint8), train=False))
+
+
+def test_examples_reach_norms_and_dropout():
+    """On the stem and the head alone."""
+    no_stages = dict.fromkeys(_SMALL, ())
+    check_examples_reach_norms_and_dropout(
+        models.create("mobilenet_v2", num_classes=10, stem="small", dropout_rate=0.5, head_features=32, **no_stages)
+    )
