@@ -1,27 +1,65 @@
 """Pooling over windows and over whole maps."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
+from jax import lax
 
-Padding = str | Sequence[tuple[int, int]]
+from arch.ops._lowerings import max_pooling
+from arch.ops._lowerings.geometry import Geometry
+from arch.ops.conv2d import Padding, as_padding, as_pair
 
 
-def max_pool(x: jax.Array, window_shape: Sequence[int], strides: Sequence[int], padding: Padding) -> jax.Array:
+def max_pool(
+    x: jax.Array, window_shape: int | Sequence[int], strides: int | Sequence[int], padding: Padding
+) -> jax.Array:
     """The largest value of each window; padding is -inf, so it never wins.
+
+    The gradient goes to the largest value, of equal ones to the first, row by row, as in torch. It can be
+    differentiated in both modes, mapped, sharded and exported.
 
     Args:
         x: [batch, height, width, channels], floating point.
         window_shape: height and width of a window, in pixels.
         strides: step between windows, in pixels.
-        padding: "SAME", "VALID" or (before, after) along height and width.
+        padding: "SAME", "VALID" or (before, after) along height and width, in pixels, less than a window.
 
     Returns:
         [batch, out_height, out_width, channels], dtype of x.
+
+    Raises:
+        ValueError: x that is not four-dimensional and floating point; padding that would fill a window.
     """
-    return nn.max_pool(x, tuple(window_shape), tuple(strides), padding)
+    if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"max_pool: x={x.dtype}{list(x.shape)} must be floating point NHWC; convert it")
+    window_shape, strides = as_pair("max_pool: window_shape", window_shape), as_pair("max_pool: strides", strides)
+    pairs = as_padding("max_pool", padding)
+    if isinstance(pairs, str):
+        pairs = lax.padtype_to_pads(x.shape[1:3], window_shape, strides, pairs)
+    pairs = tuple(map(tuple, pairs))
+    if any(not 0 <= pad < size for size, pads in zip(window_shape, pairs, strict=True) for pad in pads):
+        raise ValueError(
+            f"max_pool: padding={padding} must be 0 or more, and less than window_shape={window_shape}, or a window "
+            "could have no pixel; pad less"
+        )
+    return _max_pool(x, Geometry(x.shape[1:3], window_shape, strides, pairs, (1, 1), 1))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _max_pool(x: jax.Array, geometry: Geometry) -> jax.Array:
+    return lax.platform_dependent(
+        x,
+        cpu=functools.partial(max_pooling.largest, geometry=geometry),
+        default=functools.partial(max_pooling.reduce_window, geometry=geometry),
+    )
+
+
+@_max_pool.defjvp
+def _max_pool_jvp(geometry: Geometry, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple:
+    (x,), (tangent,) = primals, tangents
+    return _max_pool(x, geometry), max_pooling.pick(tangent, x, geometry)
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:

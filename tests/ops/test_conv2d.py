@@ -41,7 +41,7 @@ def _assert_close(actual, expected, tolerance):
         np.testing.assert_allclose(np.asarray(leaf, np.float64), other, rtol=0, atol=atol)
 
 
-_axis = st.tuples(st.integers(1, 7), st.integers(1, 3), st.integers(1, 3), st.integers(1, 9))
+_axis = st.tuples(st.integers(1, 7), st.integers(1, 3), st.integers(1, 3), st.integers(1, 12))
 _padding = st.one_of(
     st.sampled_from(["SAME", "VALID"]), st.tuples(*[st.tuples(st.integers(-1, 4), st.integers(0, 4))] * 2)
 )
@@ -51,22 +51,29 @@ _padding = st.one_of(
 def _convolutions(draw):
     """(shape of x, shape of the kernel, fields of conv2d)."""
     axes = [draw(_axis), draw(_axis)]
-    if draw(st.integers(0, 3)) == 0:  # 1x1 has a path of its own
+    groups, group_in, group_out = draw(st.integers(1, 9)), draw(st.sampled_from([1, 1, 2, 3])), draw(st.integers(1, 2))
+    special = draw(st.sampled_from([None, None, "1x1", "dense 3x3"]))  # they have paths of their own
+    if special == "1x1":
         axes = [(1, *axis[1:]) for axis in axes]
+    elif special == "dense 3x3":
+        axes, groups = [(3, 1, *axis[2:]) for axis in axes], 1
     taps, strides, dilation, size = zip(*axes, strict=True)
-    groups, group_in, group_out = draw(st.integers(1, 6)), draw(st.sampled_from([1, 1, 2, 3])), draw(st.integers(1, 2))
     padding = draw(st.just(((0, 0), (0, 0))) if taps == (1, 1) else _padding)
     fields = {"strides": strides, "padding": padding, "kernel_dilation": dilation, "feature_group_count": groups}
     batch = draw(st.integers(1, 3))
     return (batch, *size, groups * group_in), (*taps, group_in, groups * group_out), fields
 
 
-def _paths(kernel_shape, padding):
+def _paths(kernel_shape, fields):
     paths = ["reference", "grouped"]
     if kernel_shape[2] == 1:
         paths.append("depthwise")
-    if kernel_shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
+    if kernel_shape[:2] == (1, 1) and fields["padding"] == ((0, 0), (0, 0)):
         paths.append("matmul")
+    if fields["feature_group_count"] == 1:
+        paths.append("im2col")
+        if kernel_shape[:2] == (3, 3) and fields["strides"] == (1, 1):
+            paths.append("winograd")
     return paths
 
 
@@ -119,12 +126,13 @@ def _parts(conv, x, kernel):
     return out, *pull(jnp.asarray(_noise(out.shape), out.dtype))
 
 
-def _check_parity(case):
+def _check_parity(case, narrow_dtypes_on=("auto",)):
     x_shape, kernel_shape, fields = case
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=x_shape), rng.normal(size=kernel_shape)
-    runs = [("float64", path) for path in _paths(kernel_shape, fields["padding"])]
-    runs += [("float32", "auto"), ("bfloat16", "auto")]
+    paths = _paths(kernel_shape, fields)
+    runs = [("float64", path) for path in paths]
+    runs += [(dtype, path) for dtype in ("float32", "bfloat16") for path in narrow_dtypes_on or paths]
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def run(x, kernel):
@@ -153,7 +161,8 @@ def test_parity(case):
 @_grid(max_examples=250)
 @given(_convolutions())
 def test_parity_over_the_whole_grid(case):
-    _check_parity(case)
+    """Every path in every dtype."""
+    _check_parity(case, narrow_dtypes_on=None)
 
 
 # A path, shapes of x and of the kernel, fields.
@@ -164,6 +173,8 @@ PATHS = {
     "blocks": ("grouped", (4, 4, 5, 24), (2, 2, 6, 8), {"padding": "VALID"}),
     "1x1": ("matmul", (4, 3, 5, 6), (1, 1, 6, 4), {"padding": "VALID", "strides": (2, 2)}),
     "grouped 1x1": ("matmul", (4, 4, 5, 6), (1, 1, 3, 4), {"padding": "VALID"}),
+    "im2col": ("im2col", (4, 6, 5, 3), (3, 2, 3, 4), {"padding": "SAME", "strides": (2, 1), "kernel_dilation": (1, 2)}),
+    "winograd": ("winograd", (4, 6, 5, 3), (3, 3, 3, 4), {"padding": ((1, 2), (0, 1)), "kernel_dilation": (1, 2)}),
     "dense": ("auto", (4, 6, 5, 3), (3, 3, 3, 4), {"padding": "SAME"}),
     "reference": ("reference", (4, 6, 5, 6), (3, 3, 2, 6), {"padding": "SAME", "strides": (1, 2)}),
 }

@@ -1,5 +1,6 @@
 """Which program a convolution or one of its gradients runs."""
 
+import math
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -7,10 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from arch.errors import unknown_name
-from arch.ops._lowerings import depthwise, grouped, matmul, reference
+from arch.ops._lowerings import dense, depthwise, grouped, im2col, matmul, reference, winograd
 from arch.ops._lowerings.geometry import Geometry
 
-FAST_PATHS = {"depthwise": depthwise, "grouped": grouped, "matmul": matmul}
+FAST_PATHS = {"depthwise": depthwise, "grouped": grouped, "im2col": im2col, "matmul": matmul, "winograd": winograd}
 IMPLEMENTATIONS = ("auto", "reference", *FAST_PATHS)
 
 
@@ -28,16 +29,15 @@ def check(geometry: Geometry, kernel_shape: Sequence[int], dtype: Any) -> None:
         raise ValueError(f"conv2d: implementation={name!r}: {reason}; choose 'auto'")
 
 
-def choose(geometry: Geometry, kernel_shape: Sequence[int], dtype: Any, *, on_cpu: bool) -> ModuleType:
+def choose(
+    part: str, geometry: Geometry, batch: int, kernel_shape: Sequence[int], dtype: Any, *, on_cpu: bool
+) -> ModuleType:
     """The module whose functions run, from static shapes alone.
 
-    On CPU, "auto" is a rule from measurements (float32, two AVX2 cores; shapes of ShuffleNet v1 and v2 and of
-    ResNeXt-50): depthwise convolutions as shifted products, other grouped ones by blocks, 1x1 ones as matrix products,
-    and the dense rest as JAX has it. One choice serves a convolution and both of its gradients. On other platforms it
-    is JAX's own convolution: nothing was measured there.
-
     Args:
+        part: "value", "input_gradient" or "kernel_gradient".
         geometry: of the convolution.
+        batch: examples.
         kernel_shape: [taps, taps, in_features / groups, out_features].
         dtype: of both operands.
         on_cpu: the program is being made for a CPU.
@@ -49,8 +49,14 @@ def choose(geometry: Geometry, kernel_shape: Sequence[int], dtype: Any, *, on_cp
         return FAST_PATHS[geometry.implementation]
     if not on_cpu:
         return reference
-    if geometry.groups > 1 and depthwise.unsupported(geometry, kernel_shape) is None:
+    if geometry.groups == 1:
+        return dense.choose(part, geometry, batch, kernel_shape)
+    if depthwise.unsupported(geometry, kernel_shape) is None:
         return depthwise
-    if matmul.unsupported(geometry, kernel_shape) is None:
+    # A batch of products has to bring the groups in front, which costs more on large maps than taking them apart.
+    if (
+        matmul.unsupported(geometry, kernel_shape) is None
+        and batch * math.prod(geometry.output_size) <= dense.IM2COL_PIXELS
+    ):
         return matmul
-    return grouped if geometry.groups > 1 else reference
+    return grouped

@@ -6,11 +6,12 @@ time, because a dense convolution with few channels leaves the vector units idle
 
 import dataclasses
 from collections.abc import Sequence
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 
-from arch.ops._lowerings import reference
+from arch.ops._lowerings import dense
 from arch.ops._lowerings.geometry import Geometry
 
 # Channels of a block, in or out, up to which groups are merged. On ResNeXt-50's shapes, on CPU, wider blocks
@@ -26,29 +27,34 @@ def unsupported(geometry: Geometry, kernel_shape: Sequence[int]) -> str | None:
 def value(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The convolution of [batch, height, width, in] with [taps, taps, in / groups, out]."""
     kernels = _to_blocks(kernel, geometry)
-    dense = dataclasses.replace(geometry, groups=1)
+    path, block = _of_block("value", geometry, x.shape[0], kernels.shape[1:])
     inputs = jnp.split(x, len(kernels), axis=-1)
-    blocks = [reference.value(block, kernels[i], dense) for i, block in enumerate(inputs)]
-    return jnp.concatenate(blocks, axis=-1)
+    return jnp.concatenate([path.value(x, kernels[i], block) for i, x in enumerate(inputs)], axis=-1)
 
 
 def input_gradient(gradient: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The transpose of `value` in x."""
     kernels = _to_blocks(kernel, geometry)
-    dense = dataclasses.replace(geometry, groups=1)
+    path, block = _of_block("input_gradient", geometry, gradient.shape[0], kernels.shape[1:])
     gradients = jnp.split(gradient, len(kernels), axis=-1)
-    blocks = [reference.input_gradient(block, kernels[i], dense) for i, block in enumerate(gradients)]
-    return jnp.concatenate(blocks, axis=-1)
+    return jnp.concatenate([path.input_gradient(g, kernels[i], block) for i, g in enumerate(gradients)], axis=-1)
 
 
 def kernel_gradient(x: jax.Array, gradient: jax.Array, geometry: Geometry) -> jax.Array:
     """The transpose of `value` in the kernel."""
     shape = geometry.kernel_shape(x.shape, gradient.shape)
     num_blocks = geometry.groups // _block_groups(geometry, shape)
-    dense = dataclasses.replace(geometry, groups=1)
+    kernel_shape = (*geometry.kernel_size, x.shape[3] // num_blocks, gradient.shape[3] // num_blocks)
+    path, block = _of_block("kernel_gradient", geometry, x.shape[0], kernel_shape)
     pairs = zip(jnp.split(x, num_blocks, axis=-1), jnp.split(gradient, num_blocks, axis=-1), strict=True)
-    blocks = [reference.kernel_gradient(*pair, dense) for pair in pairs]
+    blocks = [path.kernel_gradient(*pair, block) for pair in pairs]
     return _from_blocks(jnp.stack(blocks), geometry, shape)
+
+
+def _of_block(part: str, geometry: Geometry, batch: int, kernel_shape: Sequence[int]) -> tuple[ModuleType, Geometry]:
+    """The path that a block takes, and its geometry."""
+    block = dataclasses.replace(geometry, groups=1)
+    return dense.choose(part, block, batch, kernel_shape), block
 
 
 def _block_groups(geometry: Geometry, kernel_shape: Sequence[int]) -> int:

@@ -24,8 +24,8 @@ def value(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     shape = geometry.output_shape(x.shape, kernel.shape)
     x = x[:, :: geometry.strides[0], :: geometry.strides[1]]
     if geometry.groups == 1:
-        return _dot(x, kernel[0, 0], ((3,), (0,)), ((), ()), geometry)
-    out = _dot(_by_group(x, geometry), _kernel_by_group(kernel, geometry), ((2,), (1,)), ((1,), (0,)), geometry)
+        return dot(x, kernel[0, 0], ((3,), (0,)), geometry)
+    out = dot(_by_group(x, geometry), _kernel_by_group(kernel, geometry), ((2,), (1,)), geometry, ((1,), (0,)))
     return jnp.swapaxes(out, 0, 1).reshape(shape)
 
 
@@ -33,10 +33,10 @@ def input_gradient(gradient: jax.Array, kernel: jax.Array, geometry: Geometry) -
     """The transpose of `value` in x; pixels that a stride jumps over get 0."""
     shape = geometry.input_shape(gradient.shape, kernel.shape)
     if geometry.groups == 1:
-        out = _dot(gradient, kernel[0, 0], ((3,), (1,)), ((), ()), geometry)
+        out = dot(gradient, kernel[0, 0], ((3,), (1,)), geometry)
     else:
         by_group = _by_group(gradient, geometry)
-        out = _dot(by_group, _kernel_by_group(kernel, geometry), ((2,), (2,)), ((1,), (0,)), geometry)
+        out = dot(by_group, _kernel_by_group(kernel, geometry), ((2,), (2,)), geometry, ((1,), (0,)))
         out = jnp.swapaxes(out, 0, 1).reshape(*gradient.shape[:3], shape[3])
     if geometry.strides == (1, 1):
         return out
@@ -52,12 +52,17 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array, geometry: Geometry) -> ja
     shape = geometry.kernel_shape(x.shape, gradient.shape)
     x = x[:, :: geometry.strides[0], :: geometry.strides[1]]
     if geometry.groups == 1:
-        return _dot(x, gradient, ((0, 1, 2), (0, 1, 2)), ((), ()), geometry).reshape(shape)
-    out = _dot(_by_group(x, geometry), _by_group(gradient, geometry), ((0,), (0,)), ((1,), (1,)), geometry)
+        # Over one axis of pixels, not three: XLA would first transpose x, which can take longer than the product.
+        x, gradient = x.reshape(-1, x.shape[3]), gradient.reshape(-1, gradient.shape[3])
+        return dot(x, gradient, ((0,), (0,)), geometry).reshape(shape)
+    out = dot(_by_group(x, geometry), _by_group(gradient, geometry), ((0,), (0,)), geometry, ((1,), (1,)))
     return jnp.swapaxes(out, 0, 1).reshape(shape)
 
 
-def _dot(left: jax.Array, right: jax.Array, contracting: tuple, batch: tuple, geometry: Geometry) -> jax.Array:
+def dot(
+    left: jax.Array, right: jax.Array, contracting: tuple, geometry: Geometry, batch: tuple = ((), ())
+) -> jax.Array:
+    """`lax.dot_general`, summed in at least float32, in the precision of the convolution."""
     out = lax.dot_general(
         left,
         right,

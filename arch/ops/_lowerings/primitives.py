@@ -5,34 +5,31 @@ and reverse mode of any order. A program is chosen when a primitive is lowered, 
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import core, lax
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
-from arch.ops._lowerings import choice
+from arch.ops._lowerings import choice, platform
 from arch.ops._lowerings.geometry import Geometry
 
 
 def value(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The convolution of [batch, height, width, in] with [taps, taps, in / groups, out]."""
-    return _bind(value_p, x, kernel, geometry)
+    return platform.bind(value_p, x, kernel, geometry)
 
 
 def input_gradient(gradient: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The transpose of `value` in x: [batch, height, width, in]."""
-    return _bind(input_gradient_p, gradient, kernel, geometry)
+    return platform.bind(input_gradient_p, gradient, kernel, geometry)
 
 
 def kernel_gradient(x: jax.Array, gradient: jax.Array, geometry: Geometry) -> jax.Array:
     """The transpose of `value` in the kernel: [taps, taps, in / groups, out]."""
-    return _bind(kernel_gradient_p, x, gradient, geometry)
+    return platform.bind(kernel_gradient_p, x, gradient, geometry)
 
 
 def macs(name: str, left: Sequence[int], right: Sequence[int], geometry: Geometry) -> int:
@@ -47,45 +44,15 @@ def macs(name: str, left: Sequence[int], right: Sequence[int], geometry: Geometr
     return math.prod(right if name == kernel_gradient_p.name else left) * math.prod(kernel[:3])
 
 
-def _bind(primitive: Primitive, left: jax.Array, right: jax.Array, geometry: Geometry) -> jax.Array:
-    # Under shard_map both operands must vary over the same axes; the transpose of pcast sums where one did not.
-    varying = [jax.typeof(operand).manual_axis_type.varying for operand in (left, right)]
-    left = lax.pcast(left, tuple(varying[1] - varying[0]), to="varying")
-    right = lax.pcast(right, tuple(varying[0] - varying[1]), to="varying")
-    return primitive.bind(left, right, geometry=geometry)
-
-
 def _primitive(part: str, out_shape: Callable[..., tuple[int, ...]]) -> Primitive:
-    """A primitive with its type, its lowerings and its eager form; `part` names its function in every path."""
-    primitive = Primitive(f"conv2d_{part}")
-
-    @primitive.def_abstract_eval
-    def abstract_eval(left: Any, right: Any, *, geometry: Geometry) -> Any:
-        return left.update(shape=out_shape(geometry, left.shape, right.shape), weak_type=False)
-
-    @functools.partial(jax.jit, static_argnames="geometry")
-    def eager(left: jax.Array, right: jax.Array, *, geometry: Geometry) -> jax.Array:
-        return primitive.bind(left, right, geometry=geometry)
+    """The primitive of one of the three; `part` names its function in every path."""
 
     def run(left: jax.Array, right: jax.Array, *, geometry: Geometry, on_cpu: bool) -> jax.Array:
         shape = geometry.kernel_shape(left.shape, right.shape) if part == "kernel_gradient" else right.shape
-        path = choice.choose(geometry, shape, left.dtype, on_cpu=on_cpu)
+        path = choice.choose(part, geometry, left.shape[0], shape, left.dtype, on_cpu=on_cpu)
         return getattr(path, part)(left, right, geometry)
 
-    primitive.def_impl(lambda left, right, *, geometry: eager(left, right, geometry=geometry))
-    for platform, on_cpu in ((None, False), ("cpu", True)):
-        lower = mlir.lower_fun(functools.partial(run, on_cpu=on_cpu), multiple_results=False)
-        mlir.register_lowering(primitive, functools.partial(_lower_per_device, lower), platform=platform)
-    return primitive
-
-
-def _lower_per_device(
-    lower: Callable[..., Any], context: mlir.LoweringRuleContext, *operands: Any, **params: Any
-) -> Any:
-    """Lowers without the axes of shard_map that operands vary over: the mesh is not in scope any more, and they differ
-    from those of the constants that a path makes."""
-    avals = [core.ShapedArray(aval.shape, aval.dtype) for aval in context.avals_in]
-    return lower(context.replace(avals_in=avals), *operands, **params)
+    return platform.primitive(f"conv2d_{part}", out_shape, run)
 
 
 value_p = _primitive("value", Geometry.output_shape)

@@ -1,0 +1,43 @@
+"""Which program a dense convolution, or a block of a grouped one, runs on a CPU."""
+
+from collections.abc import Sequence
+from types import ModuleType
+
+from arch.ops._lowerings import im2col, matmul, reference, winograd
+from arch.ops._lowerings.geometry import Geometry
+
+# Of output tiles of 2x2 pixels: with fewer, the transform of the kernel is no small part of the work.
+WINOGRAD_TILES = 256
+# Of the narrower side: with fewer, the products are too thin to pay for the transforms, or for laying out the windows.
+WINOGRAD_FEATURES = 32
+IM2COL_FEATURES = 128
+# Of the output, in the whole batch: with more, the windows of a convolution laid out leave the caches.
+IM2COL_PIXELS = 2048
+
+
+def choose(part: str, geometry: Geometry, batch: int, kernel_shape: Sequence[int]) -> ModuleType:
+    """The module whose functions run, by a rule from measurements.
+
+    They were made in float32 on two AVX2 cores, on shapes of ShuffleNet, MobileNet, ResNet and DRN, batch 8; see
+    docs/performance.md.
+
+    Args:
+        part: "value", "input_gradient" or "kernel_gradient".
+        geometry: of the convolution, of one group.
+        batch: examples.
+        kernel_shape: [taps, taps, in_features, out_features].
+    """
+    if matmul.unsupported(geometry, kernel_shape) is None:
+        return matmul
+    narrow_side = min(kernel_shape[2:])
+    pixels = batch * geometry.output_size[0] * geometry.output_size[1]
+    large_enough = pixels / 4 >= WINOGRAD_TILES and narrow_side >= WINOGRAD_FEATURES
+    if large_enough and winograd.unsupported(geometry, kernel_shape) is None:
+        return winograd
+    strided = geometry.strides != (1, 1)
+    if narrow_side >= IM2COL_FEATURES:
+        gains = pixels <= IM2COL_PIXELS or part == "kernel_gradient" or (part == "input_gradient" and strided)
+    else:
+        # The first convolution of a network: few channels in, and more pixels than XLA's own gradient bears.
+        gains = part == "kernel_gradient" and strided and pixels > IM2COL_PIXELS
+    return im2col if gains else reference
