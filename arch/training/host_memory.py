@@ -1,0 +1,23 @@
+"""What the C library does with the memory of arrays that are freed."""
+
+import ctypes
+
+
+def keep_freed_memory() -> bool:
+    """Tells glibc's malloc not to give freed memory back to the system; call it before JAX is first used.
+
+    XLA on CPU takes one block for all that a step computes, and frees it. By default glibc returns it to the system,
+    and the next step pays for every page of it again: of a ShuffleNet v2 training step (1x, 224 pixels, batch 8) of
+    253 ms, 100 ms. The price is that the process stays as large as it ever was.
+
+    Returns:
+        Whether it took effect; False where the C library is not glibc. There, nothing is changed.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    # One heap (M_ARENA_MAX), since those of further threads cannot hold such blocks; none of the blocks mapped on its
+    # own (M_MMAP_MAX); and its end never cut off (M_TRIM_THRESHOLD, the largest value there is).
+    options = {-8: 1, -4: 0, -1: 2**31 - 1}
+    return all(mallopt(option, value) for option, value in options.items())
