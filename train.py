@@ -13,6 +13,11 @@ import os
 import signal
 from collections.abc import Iterator
 
+from arch.training.host_memory import keep_freed_memory
+
+if __name__ == "__main__":
+    keep_freed_memory()  # now, before JAX has threads
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -28,7 +33,6 @@ from arch import AXIS_NAME, models, norm, optim
 from arch.errors import unknown_name
 from arch.training import metrics, workdir
 from arch.training.checkpoint import Checkpointer, to_devices, to_host
-from arch.training.host_memory import keep_freed_memory
 from arch.training.logbook import Logbook
 from arch.training.preemption import StopRequest
 from arch.training.progress import Progress
@@ -52,7 +56,6 @@ logger = logging.getLogger("train")
 
 def main() -> int:
     """Reads the flags, sets up JAX and the log, and runs."""
-    keep_freed_memory()
     config = CONFIG.value
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     absl_logging.set_verbosity(absl_logging.WARNING)  # of Orbax and TFDS, which say much

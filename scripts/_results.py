@@ -75,7 +75,7 @@ def describe(header: Mapping[str, Any]) -> str:
     """Where it was measured, and how."""
     versions = ", ".join(f"{name} {version}" for name, version in header["versions"].items())
     device = f"{header['device']}, {header['threads']} threads"
-    return f"{device}, {versions}, {header['dtype']}, {header['pairs']} pairs, malloc: {header['malloc']}"
+    return f"{device}, {versions}, {header['dtype']}, {header['pairs']} pairs"
 
 
 def announce(header: Mapping[str, Any]) -> None:
@@ -158,13 +158,10 @@ def clock(seconds: float) -> str:
 class Parser(argparse.ArgumentParser):
     """The flags of both benchmarks; a wrong one is told in one line."""
 
-    def __init__(self, prog: str, description: str, *, malloc: str) -> None:
+    def __init__(self, prog: str, description: str) -> None:
         super().__init__(prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
         self.add_argument("--pairs", type=positive, default=20, help="rounds, in each of which every peer is timed")
-        self.add_argument(
-            "--malloc", choices=("keep", "default"), default=malloc, help="keep: freed memory stays mapped"
-        )
         self.add_argument("--json", action="append", default=[], help="a line a measurement; what it has is not timed")
         self.add_argument("--markdown", help="write this file from the --json files, any number, and time nothing")
 

@@ -72,8 +72,7 @@ def interleave(calls: Mapping[str, Call], *, pairs: int, once_s: float) -> dict[
         for name in list(sizes)[:: 1 if turn % 2 == 0 else -1]:
             if spins:
                 time.sleep(PAUSE_S)
-            if sizes[name] > 1:  # a block of one call is long enough not to notice
-                calls[name](1)
+            calls[name](1)
             seconds[name].append(_timed(calls[name], sizes[name]))
     return seconds
 

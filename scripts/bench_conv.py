@@ -22,6 +22,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a checkout
 
+from arch.training.host_memory import keep_freed_memory
+
+if __name__ == "__main__":
+    # Now, before JAX has threads; torch, in the same process, gains too.
+    keep_freed_memory()
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +35,6 @@ from flax import linen as nn
 
 from arch.ops._lowerings import choice, primitives
 from arch.ops.conv import Conv
-from arch.training.host_memory import keep_freed_memory
 from scripts import _report, _results, _timing
 from scripts.conv_shapes import ConvShape, suite
 
@@ -47,11 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         work = select(args.suite, args.filter, args.batch or BATCHES[args.suite])
         args.peers = [peer for peer in args.peers if peer != "torch" or _timing.has_torch()]
-        if args.malloc == "keep" and not keep_freed_memory():
-            args.malloc = "default"
-        fields = {
-            name: getattr(args, name) for name in ("dtype", "implementation", "peers", "directions", "pairs", "malloc")
-        }
+        fields = {name: getattr(args, name) for name in ("dtype", "implementation", "peers", "directions", "pairs")}
         header = {"record": "conv_run", **_timing.environment(), **fields}
         log = _results.Log(*args.json[:1] or [None], header, key=("shape", "batch"))
         _results.announce(header)
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _results.Parser("bench_conv", __doc__, malloc="keep")
+    parser = _results.Parser("bench_conv", __doc__)
     parser.add_argument("--suite", choices=tuple(BATCHES), default="quick", help="40 shapes, or every one")
     parser.add_argument("--batch", type=_results.positive, nargs="+", help="examples; 8, in the full suite 8 and 32")
     parser.add_argument("--filter", default="", help="regular expression: shapes with a match in their name or class")

@@ -64,7 +64,7 @@ def conv2d(
         implementation=implementation,
         precision=_resolve_precision(precision),
     )
-    choice.check(geometry, kernel.shape, x.dtype)
+    choice.check("conv2d", geometry, kernel.shape, x.dtype)
     return primitives.value(x, kernel, geometry)
 
 
@@ -138,7 +138,7 @@ def conv2d_transpose(
         implementation=implementation,
         precision=_resolve_precision(precision),
     )
-    choice.check(geometry, kernel.shape, x.dtype)
+    choice.check(owner, geometry, kernel.shape, x.dtype)
     return primitives.input_gradient(x, kernel, geometry)
 
 

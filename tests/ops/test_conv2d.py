@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from arch.ops._lowerings import choice
 from arch.ops.conv import Conv, conv2d
 
 # The programs are tiny and compiled once: let XLA hurry.
@@ -163,6 +164,39 @@ def test_parity(case):
 def test_parity_over_the_whole_grid(case):
     """Every path in every dtype."""
     _check_parity(case, narrow_dtypes_on=None)
+
+
+# Large enough for the rule to leave JAX's own: shapes of x and of the kernel, fields, the programs of the three parts.
+CHOSEN = {
+    "dense 3x3": ((4, 16, 16, 32), (3, 3, 32, 32), {"padding": "SAME"}, ["winograd"] * 3),
+    "dilated": ((2, 24, 24, 32), (3, 3, 32, 40), {"padding": "SAME", "kernel_dilation": (2, 2)}, ["winograd"] * 3),
+    "small map": ((2, 7, 7, 128), (3, 3, 128, 128), {"padding": "SAME"}, ["im2col"] * 3),
+    "stem": ((3, 64, 62, 3), (7, 7, 3, 8), {"padding": "SAME", "strides": (2, 2)}, ["reference"] * 2 + ["im2col"]),
+    "depthwise": ((2, 14, 14, 64), (3, 3, 1, 64), {"padding": "SAME", "strides": (2, 2)}, ["depthwise"] * 3),
+    "32 groups": ((2, 14, 14, 128), (3, 3, 4, 128), {"padding": "SAME"}, ["grouped"] * 3),
+    "wide groups": ((4, 16, 16, 64), (3, 3, 32, 64), {"padding": "SAME"}, ["grouped"] * 3),  # winograd within
+    "1x1": ((2, 14, 14, 64), (1, 1, 64, 32), {"padding": "VALID"}, ["matmul"] * 3),
+    "grouped 1x1": ((2, 14, 14, 60), (1, 1, 20, 24), {"padding": "VALID"}, ["matmul"] * 3),
+    "grouped 1x1, large map": ((3, 28, 28, 60), (1, 1, 20, 24), {"padding": "VALID"}, ["grouped"] * 3),
+}
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_parity_of_what_auto_chooses(name):
+    x_shape, kernel_shape, fields, programs = CHOSEN[name]
+    groups = x_shape[3] // kernel_shape[2]
+    fields = {"strides": (1, 1), "kernel_dilation": (1, 1), "feature_group_count": groups, **fields}
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=shape).astype(np.float32) for shape in (x_shape, kernel_shape))
+    conv = functools.partial(conv2d, **fields)
+    (equation,) = jax.make_jaxpr(conv)(x, kernel).eqns
+    chosen = [
+        choice.choose(part, equation.params["geometry"], x_shape[0], kernel_shape, x.dtype, on_cpu=True)
+        for part in ("value", "input_gradient", "kernel_gradient")
+    ]
+    assert [module.__name__.rpartition(".")[2] for module in chosen] == programs
+    actual = jax.jit(functools.partial(_parts, conv), compiler_options=QUICK)(x, kernel)
+    _assert_close(actual, _loop(x, kernel, **fields), 1e-5)
 
 
 # A path, shapes of x and of the kernel, fields.

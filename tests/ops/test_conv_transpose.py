@@ -319,7 +319,7 @@ def _call(x_shape=(2, 5, 5, 4), kernel_shape=(3, 3, 2, 6), dtype=jnp.float32, **
         ({"padding": -3}, "conv2d_transpose: padding=-3 must not leave a size below 0, as (-3, -3); crop less"),
         (
             {"implementation": "depthwise"},
-            "conv2d: implementation='depthwise': in_features / feature_group_count=3 must be 1; choose 'auto'",
+            "conv2d_transpose: implementation='depthwise': in_features / feature_group_count=3 must be 1; ",
         ),
     ],
 )

@@ -50,7 +50,7 @@ def tiny_suite(monkeypatch):
 
 
 def run(*flags):
-    return bench_conv.main(["--malloc=default", "--pairs=2", "--batch=2", *flags])
+    return bench_conv.main(["--pairs=2", "--batch=2", *flags])
 
 
 def test_the_tables_add_up_to_the_published_costs():
@@ -137,9 +137,10 @@ def test_peers_take_turns(monkeypatch):
     for name, samples in seconds.items():
         assert samples == pytest.approx([costs[name]] * len(samples))
     assert order.count(("slow", 1)) == 1
-    # Blocks of three calls last the 10 ms of a sample; one call that is not timed goes first.
-    block = [("ours", 1), ("ours", 3)]
-    assert order[-6:] == [*block, ("fast", 1), ("fast", 1), *block]
+    # Three of our calls last the 10 ms of a sample; one that is not timed goes before each, and every second round goes
+    # backwards.
+    ours, fast = [("ours", 1), ("ours", 3)], [("fast", 1), ("fast", 1)]
+    assert order[-8:] == [*ours, *fast, *fast, *ours]
 
 
 def test_what_is_timed_is_the_convolution_and_both_gradients():
@@ -223,7 +224,7 @@ def part(median, **fields):
 
 def test_the_page_has_every_number_and_the_notes(tmp_path):
     header = {"record": "conv_run", "device": "a processor", "threads": 2, "versions": {"jax": "1.2"}}
-    header |= {"dtype": "float32", "pairs": 20, "malloc": "keep", "implementation": "auto"}
+    header |= {"dtype": "float32", "pairs": 20, "implementation": "auto"}
     rows = [
         {"record": "conv", "shape": name, "class": "1x1", "batch": 8, "forward": part(median)}
         for name, median in (("5x4>6k1", 0.5), ("7x4>6k1", 8.0))
@@ -239,7 +240,7 @@ def test_the_page_has_every_number_and_the_notes(tmp_path):
     assert "| `5x4>6k1` | 8 | 1x1 | matmul | 1.5 | 0.5 (0.45-0.51) |" in text
     assert "| `7x4>6k1` | 8 | 1x1 | matmul | 1.5 | 8 (once) |" in text
     assert "- 1x1, batch 8, forward, flax: `5x4>6k1` 0.5 (0.45-0.51)\n" in text
-    assert "a processor, 2 threads, jax 1.2, float32, 20 pairs, malloc: keep; implementation auto." in text
+    assert "a processor, 2 threads, jax 1.2, float32, 20 pairs; implementation auto." in text
     assert text.endswith("\n\n## Why\n\n| as | it is |\n") and f"--json={source} --json={source}`" in text
 
 
@@ -254,7 +255,7 @@ def test_wrong_flags_and_files_are_one_line(tmp_path, capsys):
         (["--markdown=a.md"], 2, "--json=FILE"),
         (["--filter=nothing"], 1, "--filter=nothing must match"),
         (["--filter=("], 1, "must be a regular expression"),
-        ([f"--json={broken}", "--malloc=default"], 1, "must hold the JSON lines of a benchmark"),
+        ([f"--json={broken}"], 1, "must hold the JSON lines of a benchmark"),
         ([f"--json={tmp_path / 'none'}", "--markdown=a.md"], 1, "No such file"),
     ):
         try:

@@ -70,7 +70,7 @@ def test_a_run_is_logged_continued_and_printed(tiny_network, tmp_path, capsys, m
     flags = (f"--json={path}", "--peers", "flax")
     assert run(*flags) == 0
     header, row = [json.loads(line) for line in path.read_text().splitlines()]
-    assert header["record"] == "model_run" and header["malloc"] == "keep" and header["peers"] == ["flax"]
+    assert header["record"] == "model_run" and header["peers"] == ["flax"]
     assert (row["model"], row["batch"], row["image_size"]) == ("mobilenet_v2", 2, 8)
     for mode in ("inference", "training"):
         assert set(row[mode]["ms"]) == set(row[mode]["compile_s"]) == {"ours", "flax"}
@@ -89,7 +89,7 @@ def test_a_run_is_logged_continued_and_printed(tiny_network, tmp_path, capsys, m
 
 def test_the_page_has_every_number(tmp_path):
     header = {"record": "model_run", "device": "a processor", "threads": 2, "versions": {"jax": "1.2"}}
-    header |= {"dtype": "float32", "pairs": 20, "malloc": "default"}
+    header |= {"dtype": "float32", "pairs": 20}
     ratios = {"flax": (5.0, None), "torch": (1.5, 1.6), "torch_channels_last": (1.25, 1.3)}
     part = {
         "compile_s": {"ours": 3.0, "flax": 2.5},

@@ -24,8 +24,8 @@ class MobileNetV2(nn.Module):
     Channels of the stem and of the stages are scaled by the width and made divisible by 8; those of the last
     convolution only where the network is widened.
 
-    Differs from the paper: 3x3 padding is symmetric, as in torchvision. Early versions misprint table 2: the 64 channels
-    that come in before the stage of 96 lie on a map of 14x14, not of 28x28.
+    Differs from the paper: 3x3 padding is symmetric, as in torchvision. Early versions misprint table 2: the 64
+    channels that come in before the stage of 96 lie on a map of 14x14, not of 28x28.
 
     Initial values: torchvision's. Convolutions from N(0, 2 / fan-out), where the fan-out of a depthwise convolution
     counts all of its channels, classifier weights from N(0, 0.01), its bias 0, norms at scale 1 and bias 0.

@@ -15,18 +15,18 @@ FAST_PATHS = {"depthwise": depthwise, "grouped": grouped, "im2col": im2col, "mat
 IMPLEMENTATIONS = ("auto", "reference", *FAST_PATHS)
 
 
-def check(geometry: Geometry, kernel_shape: Sequence[int], dtype: Any) -> None:
+def check(owner: str, geometry: Geometry, kernel_shape: Sequence[int], dtype: Any) -> None:
     """Raises ValueError for an implementation that is not there, or that cannot take this convolution."""
     name = geometry.implementation
     if name not in IMPLEMENTATIONS:
-        raise unknown_name("conv2d: implementation", name, IMPLEMENTATIONS)
+        raise unknown_name(f"{owner}: implementation", name, IMPLEMENTATIONS)
     if name not in FAST_PATHS:
         return
     reason = FAST_PATHS[name].unsupported(geometry, kernel_shape)
     if reason is None and not jnp.issubdtype(dtype, jnp.floating):
         reason = f"dtype={dtype} must be floating point"
     if reason is not None:
-        raise ValueError(f"conv2d: implementation={name!r}: {reason}; choose 'auto'")
+        raise ValueError(f"{owner}: implementation={name!r}: {reason}; choose 'auto'")
 
 
 def choose(
@@ -50,7 +50,7 @@ def choose(
     if not on_cpu:
         return reference
     if geometry.groups == 1:
-        return dense.choose(part, geometry, batch, kernel_shape)
+        return dense.choose(part, geometry, batch, kernel_shape, dtype)
     if depthwise.unsupported(geometry, kernel_shape) is None:
         return depthwise
     # A batch of products has to bring the groups in front, which costs more on large maps than taking them apart.

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
+
+import jax.numpy as jnp
 
 from arch.ops._lowerings import im2col, matmul, reference, winograd
 from arch.ops._lowerings.geometry import Geometry
@@ -15,7 +18,7 @@ IM2COL_FEATURES = 128
 IM2COL_PIXELS = 2048
 
 
-def choose(part: str, geometry: Geometry, batch: int, kernel_shape: Sequence[int]) -> ModuleType:
+def choose(part: str, geometry: Geometry, batch: int, kernel_shape: Sequence[int], dtype: Any) -> ModuleType:
     """The module whose functions run, by a rule from measurements.
 
     They were made in float32 on two AVX2 cores, on shapes of ShuffleNet, MobileNet, ResNet and DRN, batch 8; see
@@ -26,12 +29,13 @@ def choose(part: str, geometry: Geometry, batch: int, kernel_shape: Sequence[int
         geometry: of the convolution, of one group.
         batch: examples.
         kernel_shape: [taps, taps, in_features, out_features].
+        dtype: of both operands, floating point.
     """
     if matmul.unsupported(geometry, kernel_shape) is None:
         return matmul
     narrow_side = min(kernel_shape[2:])
     pixels = batch * geometry.output_size[0] * geometry.output_size[1]
-    large_enough = pixels / 4 >= WINOGRAD_TILES and narrow_side >= WINOGRAD_FEATURES
+    large_enough = pixels / 4 >= WINOGRAD_TILES and narrow_side >= WINOGRAD_FEATURES and jnp.finfo(dtype).bits >= 32
     if large_enough and winograd.unsupported(geometry, kernel_shape) is None:
         return winograd
     strided = geometry.strides != (1, 1)

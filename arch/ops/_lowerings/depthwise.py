@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from arch.ops._lowerings.geometry import Geometry, Pair
-from arch.ops._lowerings.shifts import sum_into_inputs, windows
+from arch.ops._lowerings.shifts import sum_into_inputs, wide, windows
 
 
 def unsupported(geometry: Geometry, kernel_shape: Sequence[int]) -> str | None:
@@ -24,17 +24,17 @@ def unsupported(geometry: Geometry, kernel_shape: Sequence[int]) -> str | None:
 def value(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The convolution of [batch, height, width, in] with [taps, taps, 1, in * multiplier]."""
     x = jnp.repeat(x, kernel.shape[3] // x.shape[3], axis=3)
-    kernel = _wide(kernel)
-    terms = (_wide(window) * kernel[i, j, 0] for (i, j), window in windows(x, geometry))
+    kernel = wide(kernel)
+    terms = (wide(window) * kernel[i, j, 0] for (i, j), window in windows(x, geometry))
     return functools.reduce(operator.add, terms).astype(x.dtype)
 
 
 def input_gradient(gradient: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The transpose of `value` in x."""
-    wide_kernel = _wide(kernel)
+    kernel = wide(kernel)
 
     def term(tap: Pair, pixels: jax.Array) -> jax.Array:
-        return _wide(pixels) * wide_kernel[*tap, 0]
+        return wide(pixels) * kernel[*tap, 0]
 
     out = sum_into_inputs([gradient], geometry, term)
     multiplier = gradient.shape[3] // geometry.groups
@@ -47,8 +47,8 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array, geometry: Geometry) -> ja
     One sum a tap would read both operands once a tap; one reduction over batch and pixels is not vectorized.
     """
     x = jnp.repeat(x, gradient.shape[3] // x.shape[3], axis=3)
-    gradient = _wide(lax.optimization_barrier(gradient))
-    products = [_wide(window) * gradient for _, window in windows(x, geometry)]
+    gradient = wide(lax.optimization_barrier(gradient))
+    products = [wide(window) * gradient for _, window in windows(x, geometry)]
     sums = lax.reduce(products, [jnp.zeros((), gradient.dtype)] * len(products), _add_each, (0,))
     sums = [pixels.sum(axis=(0, 1)) for pixels in lax.optimization_barrier(sums)]
     return jnp.stack(sums).reshape(*geometry.kernel_size, 1, gradient.shape[3]).astype(x.dtype)
@@ -56,8 +56,3 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array, geometry: Geometry) -> ja
 
 def _add_each(left: Sequence[jax.Array], right: Sequence[jax.Array]) -> list[jax.Array]:
     return [a + b for a, b in zip(left, right, strict=True)]
-
-
-def _wide(array: jax.Array) -> jax.Array:
-    """In at least float32: sums are not rounded on the way."""
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))

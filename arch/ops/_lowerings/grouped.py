@@ -27,7 +27,7 @@ def unsupported(geometry: Geometry, kernel_shape: Sequence[int]) -> str | None:
 def value(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The convolution of [batch, height, width, in] with [taps, taps, in / groups, out]."""
     kernels = _to_blocks(kernel, geometry)
-    path, block = _of_block("value", geometry, x.shape[0], kernels.shape[1:])
+    path, block = _of_block("value", geometry, x, kernels.shape[1:])
     inputs = jnp.split(x, len(kernels), axis=-1)
     return jnp.concatenate([path.value(x, kernels[i], block) for i, x in enumerate(inputs)], axis=-1)
 
@@ -35,7 +35,7 @@ def value(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
 def input_gradient(gradient: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The transpose of `value` in x."""
     kernels = _to_blocks(kernel, geometry)
-    path, block = _of_block("input_gradient", geometry, gradient.shape[0], kernels.shape[1:])
+    path, block = _of_block("input_gradient", geometry, gradient, kernels.shape[1:])
     gradients = jnp.split(gradient, len(kernels), axis=-1)
     return jnp.concatenate([path.input_gradient(g, kernels[i], block) for i, g in enumerate(gradients)], axis=-1)
 
@@ -45,16 +45,18 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array, geometry: Geometry) -> ja
     shape = geometry.kernel_shape(x.shape, gradient.shape)
     num_blocks = geometry.groups // _block_groups(geometry, shape)
     kernel_shape = (*geometry.kernel_size, x.shape[3] // num_blocks, gradient.shape[3] // num_blocks)
-    path, block = _of_block("kernel_gradient", geometry, x.shape[0], kernel_shape)
+    path, block = _of_block("kernel_gradient", geometry, x, kernel_shape)
     pairs = zip(jnp.split(x, num_blocks, axis=-1), jnp.split(gradient, num_blocks, axis=-1), strict=True)
     blocks = [path.kernel_gradient(*pair, block) for pair in pairs]
     return _from_blocks(jnp.stack(blocks), geometry, shape)
 
 
-def _of_block(part: str, geometry: Geometry, batch: int, kernel_shape: Sequence[int]) -> tuple[ModuleType, Geometry]:
-    """The path that a block takes, and its geometry."""
+def _of_block(
+    part: str, geometry: Geometry, like: jax.Array, kernel_shape: Sequence[int]
+) -> tuple[ModuleType, Geometry]:
+    """The path that a block takes, and its geometry; `like` has the batch and the dtype."""
     block = dataclasses.replace(geometry, groups=1)
-    return dense.choose(part, block, batch, kernel_shape), block
+    return dense.choose(part, block, like.shape[0], kernel_shape, like.dtype), block
 
 
 def _block_groups(geometry: Geometry, kernel_shape: Sequence[int]) -> int:

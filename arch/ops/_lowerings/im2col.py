@@ -1,7 +1,7 @@
 """Dense convolution as a matrix product with the windows of the input laid out as rows."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jax import lax
 
 from arch.ops._lowerings.geometry import Geometry, Pair
 from arch.ops._lowerings.matmul import dot
-from arch.ops._lowerings.shifts import sum_into_inputs, windows
+from arch.ops._lowerings.shifts import sum_into_inputs, wide, windows
 
 
 def unsupported(geometry: Geometry, kernel_shape: Sequence[int]) -> str | None:
@@ -31,7 +31,7 @@ def input_gradient(gradient: jax.Array, kernel: jax.Array, geometry: Geometry) -
 
     def term(tap: Pair, pixels: jax.Array) -> jax.Array:
         first = (tap[0] * geometry.kernel_size[1] + tap[1]) * in_features
-        return pixels[..., first : first + in_features].astype(jnp.promote_types(pixels.dtype, jnp.float32))
+        return wide(pixels[..., first : first + in_features])
 
     return sum_into_inputs([shares], geometry, term).astype(gradient.dtype)
 
@@ -46,6 +46,6 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array, geometry: Geometry) -> ja
     return jnp.stack(rows).reshape(*geometry.kernel_size, in_features, features)
 
 
-def _side_by_side(arrays) -> jax.Array:
+def _side_by_side(arrays: Iterable[jax.Array]) -> jax.Array:
     """Joined along features; kept from being computed once for each read of the product."""
     return lax.optimization_barrier(jnp.concatenate(list(arrays), axis=3))

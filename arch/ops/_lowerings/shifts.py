@@ -10,12 +10,23 @@ from jax import lax
 from arch.ops._lowerings.geometry import Geometry, Pair
 
 
+def pad(array: jax.Array, padding: Sequence[Pair], fill: float = 0.0) -> jax.Array:
+    """Around height and width; negative padding crops."""
+    spatial = [(before, after, 0) for before, after in padding]
+    return lax.pad(array, jnp.asarray(fill, array.dtype), [(0, 0, 0), *spatial, (0, 0, 0)])
+
+
+def wide(array: jax.Array) -> jax.Array:
+    """In at least float32, so that sums are not rounded on the way."""
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
 def windows(x: jax.Array, geometry: Geometry, fill: float = 0.0) -> Iterator[tuple[Pair, jax.Array]]:
     """Each tap, and the pixels that it meets: one for every pixel of the output; `fill` lies around the image.
 
     The barrier keeps whatever produces x from being fused in, and so computed anew for every tap.
     """
-    padded = lax.optimization_barrier(_pad(x, geometry.padding, fill))
+    padded = lax.optimization_barrier(pad(x, geometry.padding, fill))
     for tap in itertools.product(*map(range, geometry.kernel_size)):
         rows, columns = (
             slice(index * dilation, index * dilation + (out_size - 1) * stride + 1, stride)
@@ -42,7 +53,7 @@ def sum_into_inputs(outputs: Sequence[jax.Array], geometry: Geometry, term: Call
     sizes = [-(-size // stride) for size, stride in zip(geometry.input_size, geometry.strides, strict=True)]
     paddings = [_phase_padding(*args) for args in zip(phases, sizes, geometry.output_size, strict=True)]
     (top, _), (left, _) = paddings
-    padded = [lax.optimization_barrier(_pad(output, paddings)) for output in outputs]
+    padded = [lax.optimization_barrier(pad(output, paddings)) for output in outputs]
 
     def pixels(row: int, column: int) -> list[jax.Array]:
         return [a[:, top + row : top + row + sizes[0], left + column : left + column + sizes[1]] for a in padded]
@@ -59,12 +70,6 @@ def sum_into_inputs(outputs: Sequence[jax.Array], geometry: Geometry, term: Call
     height, width = (size * stride for size, stride in zip(sizes, geometry.strides, strict=True))
     out = out.reshape(like.shape[0], height, width, like.shape[3])
     return out[:, : geometry.input_size[0], : geometry.input_size[1]]
-
-
-def _pad(array: jax.Array, padding: Sequence[Pair], fill: float = 0.0) -> jax.Array:
-    """Around height and width; negative padding crops."""
-    spatial = [(before, after, 0) for before, after in padding]
-    return lax.pad(array, jnp.asarray(fill, array.dtype), [(0, 0, 0), *spatial, (0, 0, 0)])
 
 
 def _phases(geometry: Geometry, axis: int) -> list[list[Pair]]:

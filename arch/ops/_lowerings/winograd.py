@@ -2,19 +2,20 @@
 
 Tiles of 4x4 pixels, two apart, and the kernel are transformed, multiplied as 16 matrix products over features, and
 transformed back to 2x2 pixels: 16 products for every 4 pixels instead of 36. The transforms have entries 0, 1 and 1/2,
-so that little accuracy is lost.
+so that little accuracy is lost: in float32 2e-6 of the largest value at 28x28x128. Narrower types are widened first.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from arch.ops._lowerings.geometry import Geometry, Pair
+from arch.ops._lowerings.geometry import Geometry
 from arch.ops._lowerings.matmul import dot
+from arch.ops._lowerings.shifts import pad, wide
 
 # G of the paper; B^T, A^T and A are functions below.
 _KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
@@ -37,7 +38,7 @@ def unsupported(geometry: Geometry, kernel_shape: Sequence[int]) -> str | None:
 
 def value(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The convolution of [batch, height, width, in] with [3, 3, in, out]."""
-    tiles, kernels = _input_tiles(x, geometry), _transform_kernel(kernel)
+    tiles, kernels = _input_tiles(wide(x), geometry), _transform_kernel(wide(kernel))
     products = [
         [dot(tile, kernels[a, b], ((3,), (0,)), geometry) for b, tile in enumerate(row)] for a, row in enumerate(tiles)
     ]
@@ -62,14 +63,14 @@ def input_gradient(gradient: jax.Array, kernel: jax.Array, geometry: Geometry) -
 
 def kernel_gradient(x: jax.Array, gradient: jax.Array, geometry: Geometry) -> jax.Array:
     """The transpose of `value` in the kernel."""
-    tiles = _input_tiles(x, geometry)
+    tiles = _input_tiles(wide(x), geometry)
     missing = [
         2 * dilation * count - size
         for dilation, count, size in zip(
             geometry.kernel_dilation, _num_tiles(geometry), geometry.output_size, strict=True
         )
     ]
-    gradient = _to_phases(_pad(gradient, [(0, after) for after in missing]), geometry)
+    gradient = _to_phases(pad(wide(gradient), [(0, after) for after in missing]), geometry)
     gradients = [[gradient[:, i::2, j::2] for j in range(2)] for i in range(2)]
     gradients = lax.optimization_barrier(_both_axes(_output_transform_transposed, gradients))
 
@@ -92,8 +93,8 @@ def _num_tiles(geometry: Geometry) -> list[int]:
 
 def _transform_kernel(kernel: jax.Array) -> jax.Array:
     """[4, 4, in, out]."""
-    transform = jnp.asarray(_KERNEL, jnp.promote_types(kernel.dtype, jnp.float32))
-    return jnp.einsum("ai,bj,ijco->abco", transform, transform, kernel, precision="highest").astype(kernel.dtype)
+    transform = jnp.asarray(_KERNEL, kernel.dtype)
+    return jnp.einsum("ai,bj,ijco->abco", transform, transform, kernel, precision="highest")
 
 
 def _input_tiles(x: jax.Array, geometry: Geometry) -> Grid:
@@ -105,15 +106,10 @@ def _input_tiles(x: jax.Array, geometry: Geometry) -> Grid:
             geometry.kernel_dilation, tiles, geometry.input_size, geometry.padding, strict=True
         )
     ]
-    x = lax.optimization_barrier(_to_phases(_pad(x, padding), geometry))
+    x = lax.optimization_barrier(_to_phases(pad(x, padding), geometry))
     last = [2 * count - 1 for count in tiles]
     pixels = [[x[:, i : i + last[0] : 2, j : j + last[1] : 2] for j in range(4)] for i in range(4)]
     return lax.optimization_barrier(_both_axes(_input_transform, pixels))
-
-
-def _pad(x: jax.Array, padding: Sequence[Pair]) -> jax.Array:
-    """With zeros around height and width; negative padding crops."""
-    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pair, 0) for pair in padding), (0, 0, 0)])
 
 
 def _to_phases(x: jax.Array, geometry: Geometry) -> jax.Array:
@@ -131,7 +127,7 @@ def _from_phases(x: jax.Array, geometry: Geometry) -> jax.Array:
     return x.reshape(-1, height * rows, width * columns, features)
 
 
-def _both_axes(transform, grid: Grid) -> Grid:
+def _both_axes(transform: Callable[[Rows], Rows], grid: Grid) -> Grid:
     """Transforms the columns of a grid of arrays, then its rows."""
     columns = [transform(list(column)) for column in zip(*grid, strict=True)]
     return [transform(list(row)) for row in zip(*columns, strict=True)]
