@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arch.norm.batch import BatchNorm
+from arch.norm.batch import BatchNorm, normalize_batch
 from arch.ops.stochastic import Examples
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "goldens" / "norms.npz"
@@ -159,3 +159,19 @@ def test_second_derivatives_are_those_of_the_formula(x64):
         return jax.jit(lambda x: jax.jvp(jax.grad(f), (x,), (direction,))[1])(x)
 
     np.testing.assert_allclose(hessian_times_direction(ours), hessian_times_direction(formula), atol=1e-10)
+
+
+def test_derivatives_of_the_moments(x64):
+    """Nothing in a network asks for them, but who calls the function may."""
+    x = jax.random.normal(jax.random.key(0), (4, 5, 6, 3), jnp.float64) * 2 + 1
+    scale, bias = jnp.ones(3), jnp.zeros(3)
+
+    def ours(x):
+        moments = normalize_batch(x, scale, bias)[1]
+        return jnp.sum(jnp.sin(moments.shift + moments.offset) + moments.var**2)
+
+    def formula(x):
+        return jnp.sum(jnp.sin(x.mean((0, 1, 2))) + x.var((0, 1, 2)) ** 2)
+
+    np.testing.assert_allclose(jax.jit(ours)(x), jax.jit(formula)(x), rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(jax.grad(ours))(x), jax.jit(jax.grad(formula))(x), atol=1e-14)
