@@ -46,7 +46,9 @@ def choose(
     if geometry.is_empty or not jnp.issubdtype(dtype, jnp.floating) or geometry.implementation == "reference":
         return reference
     if geometry.implementation in FAST_PATHS:
-        return FAST_PATHS[geometry.implementation]
+        path = FAST_PATHS[geometry.implementation]
+        # What was dense when it was checked may have groups now: those of a kernel that vmap has mapped.
+        return path if path.unsupported(geometry, kernel_shape) is None else grouped
     if not on_cpu:
         return reference
     if geometry.groups == 1:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from arch.ops._lowerings import im2col, matmul, reference, winograd
 from arch.ops._lowerings.geometry import Geometry
 
+# Those that a block takes where they are asked for by name.
+DENSE_PATHS = {"im2col": im2col, "winograd": winograd}
 # Of output tiles of 2x2 pixels: with fewer, the transform of the kernel is no small part of the work.
 WINOGRAD_TILES = 256
 # Of the narrower side: with fewer, the products are too thin to pay for the transforms, or for laying out the windows.
@@ -26,11 +28,13 @@ def choose(part: str, geometry: Geometry, batch: int, kernel_shape: Sequence[int
 
     Args:
         part: "value", "input_gradient" or "kernel_gradient".
-        geometry: of the convolution, of one group.
+        geometry: of the convolution, of one group; only "im2col" and "winograd" of its implementations are heeded.
         batch: examples.
         kernel_shape: [taps, taps, in_features, out_features].
         dtype: of both operands, floating point.
     """
+    if geometry.implementation in DENSE_PATHS:
+        return DENSE_PATHS[geometry.implementation]
     if matmul.unsupported(geometry, kernel_shape) is None:
         return matmul
     narrow_side = min(kernel_shape[2:])
