@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 from jax import lax
 
-from arch.ops.conv2d import Padding, as_padding, as_pair, conv2d, conv2d_transpose
+from arch.ops.conv2d import Padding, as_padding, as_pair, conv2d, conv_transpose2d
 from arch.ops.conv2d import symmetric_padding as symmetric_padding
 from arch.ops.conv2d import transposed_padding as transposed_padding
 
@@ -209,7 +209,7 @@ class ConvTranspose(nn.Module):
         features: output channels.
         kernel_size: height and width, in taps.
         strides: output pixels to a step of one input pixel.
-        padding: as in `conv2d_transpose`; "SAME" makes out_size = size * stride. From what torch calls padding and
+        padding: as in `conv_transpose2d`; "SAME" makes out_size = size * stride. From what torch calls padding and
             output padding, `transposed_padding` makes it.
         kernel_dilation: distance between taps, in pixels.
         use_bias, dtype, param_dtype, precision: as in `Conv`.
@@ -218,7 +218,7 @@ class ConvTranspose(nn.Module):
         bias_init: initial values of [features].
         transpose_kernel: the kernel is that of the convolution which this transposes, as in torch.
         feature_group_count: groups of features.
-        implementation: as in `conv2d_transpose`.
+        implementation: as in `conv_transpose2d`.
     """
 
     features: int
@@ -241,7 +241,7 @@ class ConvTranspose(nn.Module):
         """Maps [batch, height, width, in_features] to [batch, out_height, out_width, features].
 
         Raises:
-            ValueError: a number of groups that does not divide the features; whatever `conv2d_transpose` refuses.
+            ValueError: a number of groups that does not divide the features; whatever `conv_transpose2d` refuses.
         """
         groups = self.feature_group_count
         _check_groups("ConvTranspose", groups, x.shape[-1], self.features)
@@ -251,7 +251,7 @@ class ConvTranspose(nn.Module):
         else:
             shape = (*kernel_size, x.shape[-1] // groups, self.features)
         options = {"feature_group_count": groups, "transpose_kernel": self.transpose_kernel}
-        return _apply(self, conv2d_transpose, x, shape, self.features, options)
+        return _apply(self, conv_transpose2d, x, shape, self.features, options)
 
 
 def _apply(

@@ -37,7 +37,7 @@ def conv2d(
         kernel_dilation: distance between taps, in pixels.
         feature_group_count: groups of features; in_features is depthwise.
         implementation: "auto" takes the fastest measured program, on platforms not measured JAX's own; "reference" is
-            JAX's own; "depthwise", "grouped" and "matmul" force one.
+            JAX's own; "depthwise", "grouped", "im2col", "matmul" and "winograd" force one.
         precision: of the products, as jax.lax takes it; None is that of `jax.default_matmul_precision`.
 
     Returns:
@@ -68,7 +68,7 @@ def conv2d(
     return primitives.value(x, kernel, geometry)
 
 
-def conv2d_transpose(
+def conv_transpose2d(
     x: jax.Array,
     kernel: jax.Array,
     *,
@@ -83,7 +83,7 @@ def conv2d_transpose(
     """A transposed convolution ("deconvolution"), as in `lax.conv_transpose`; dense, grouped or depthwise.
 
     It is the gradient of a convolution in its input, and runs as that: what is said of `conv2d` holds here too. With
-    `transpose_kernel`, `conv2d_transpose(y, kernel, padding=transposed_padding(sizes, padding), ...)` transposes
+    `transpose_kernel`, `conv_transpose2d(y, kernel, padding=transposed_padding(sizes, padding), ...)` transposes
     `conv2d(x, kernel, padding=padding, ...)`, with all else equal.
 
     Args:
@@ -108,7 +108,7 @@ def conv2d_transpose(
         ValueError: shapes or dtypes that do not fit; padding that crops more than there is; an implementation that is
             unknown or cannot take the convolution.
     """
-    owner = "conv2d_transpose"
+    owner = "conv_transpose2d"
     _check_arrays(owner, x, kernel)
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise ValueError(f"{owner}: x must be floating point, not {x.dtype}; convert it")
@@ -185,7 +185,7 @@ def transposed_padding(
             one that is meant.
 
     Returns:
-        ((before, after), (before, after)), to be the `padding` of `conv2d_transpose` and of `ConvTranspose`.
+        ((before, after), (before, after)), to be the `padding` of `conv_transpose2d` and of `ConvTranspose`.
 
     Raises:
         ValueError: padding by name, which depends on sizes; negative output padding.

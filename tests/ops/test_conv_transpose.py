@@ -11,12 +11,8 @@ from flax import linen as nn
 from jax import lax
 
 from arch.efficiency.complexity import Macs, abstract_variables, complexity, count_macs
-from arch.ops.conv import Conv, ConvTranspose, conv2d, conv2d_transpose, transposed_padding
-
-# The programs are tiny and compiled once: let XLA hurry.
-quick_jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-)
+from arch.ops.conv import Conv, ConvTranspose, conv2d, conv_transpose2d, transposed_padding
+from tests.compiling import quick_jit
 
 FIELDS = {
     "plain": {"features": 5, "kernel_size": (3, 3)},
@@ -94,18 +90,18 @@ def test_sizes_are_those_of_lax():
         )
         fields = {"strides": (stride, 2), "padding": padding}
         theirs = functools.partial(lax.conv_transpose, rhs_dilation=(dilation, 1), **fields)
-        ours = functools.partial(conv2d_transpose, kernel_dilation=(dilation, 1), **fields)
+        ours = functools.partial(conv_transpose2d, kernel_dilation=(dilation, 1), **fields)
         assert jax.eval_shape(ours, x, kernel) == jax.eval_shape(theirs, x, kernel), (size, taps, stride, dilation)
 
 
 def test_without_examples_and_without_pixels():
     kernel = jnp.ones((3, 3, 2, 4))
-    assert conv2d_transpose(jnp.ones((0, 2, 2, 2)), kernel, padding="SAME").shape == (0, 2, 2, 4)
+    assert conv_transpose2d(jnp.ones((0, 2, 2, 2)), kernel, padding="SAME").shape == (0, 2, 2, 4)
     # All cropped: no output, and no gradient.
-    gradient = jax.grad(lambda x: conv2d_transpose(x, kernel, padding=((-1, 1), (1, 1))).sum())
+    gradient = jax.grad(lambda x: conv_transpose2d(x, kernel, padding=((-1, 1), (1, 1))).sum())
     assert not np.any(gradient(jnp.ones((1, 2, 2, 2))))
     # No input, and no less padding: zeros.
-    out = conv2d_transpose(jnp.ones((1, 0, 2, 2)), kernel, padding=((3, 2), (1, 1)), strides=2)
+    out = conv_transpose2d(jnp.ones((1, 0, 2, 2)), kernel, padding=((3, 2), (1, 1)), strides=2)
     assert out.shape == (1, 3, 3, 4) and not np.any(out)
 
 
@@ -186,7 +182,7 @@ def test_against_a_loop_on_every_path(x64):
             )
             for path in paths(kernel.shape, groups):
                 layer = functools.partial(
-                    conv2d_transpose, feature_group_count=groups, transpose_kernel=True, implementation=path, **fields
+                    conv_transpose2d, feature_group_count=groups, transpose_kernel=True, implementation=path, **fields
                 )
                 out, pull = jax.vjp(layer, x, kernel)
                 parts.append((out, *pull(jnp.asarray(_noise(out.shape)))))
@@ -229,7 +225,7 @@ def test_it_is_the_adjoint_of_conv2d(x64):
         y = _noise(out.shape)
         # Of the sizes that the convolution takes to that of y, the one of x.
         more = (size + 2 * padding - 3) % strides
-        back = conv2d_transpose(
+        back = conv_transpose2d(
             y, kernel, padding=transposed_padding(3, padding, output_padding=more), transpose_kernel=True, **fields
         )
         assert back.shape == x.shape
@@ -248,7 +244,7 @@ def test_transposed_padding_gives_torchs_sizes():
         if expected < 0:
             continue
         pairs = transposed_padding(taps, padding, kernel_dilation=dilation, output_padding=(more, 0))
-        fn = functools.partial(conv2d_transpose, strides=stride, padding=pairs, kernel_dilation=dilation)
+        fn = functools.partial(conv_transpose2d, strides=stride, padding=pairs, kernel_dilation=dilation)
         shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, size, 9, 1), (taps, taps, 1, 1))]
         assert jax.eval_shape(fn, *shapes).shape[1] == expected
     assert transposed_padding((4, 3), ((1, 2), 0), kernel_dilation=(1, 2)) == ((2, 1), (4, 4))
@@ -286,40 +282,40 @@ def test_mapped_and_pushed_forward(x64):
 
         return jax.jvp(mapped, (x,), (jnp.cos(x),))
 
-    ours, theirs = quick_jit(lambda: [derivatives(fn) for fn in (conv2d_transpose, lax.conv_transpose)])()
+    ours, theirs = quick_jit(lambda: [derivatives(fn) for fn in (conv_transpose2d, lax.conv_transpose)])()
     _assert_close(ours, theirs, 1e-12)
 
 
 def _call(x_shape=(2, 5, 5, 4), kernel_shape=(3, 3, 2, 6), dtype=jnp.float32, **fields):
     fields = {"padding": "SAME", "feature_group_count": 2, **fields}
-    return conv2d_transpose(jnp.ones(x_shape, dtype), jnp.ones(kernel_shape, dtype), **fields)
+    return conv_transpose2d(jnp.ones(x_shape, dtype), jnp.ones(kernel_shape, dtype), **fields)
 
 
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        ({"x_shape": (5, 5, 4)}, "conv2d_transpose: x and kernel must have 4 axes, not shapes (5, 5, 4) and "),
-        ({"dtype": jnp.int32}, "conv2d_transpose: x must be floating point, not int32; convert it"),
-        ({"feature_group_count": 3}, "conv2d_transpose: in_features=4 must be feature_group_count=3 times "),
+        ({"x_shape": (5, 5, 4)}, "conv_transpose2d: x and kernel must have 4 axes, not shapes (5, 5, 4) and "),
+        ({"dtype": jnp.int32}, "conv_transpose2d: x must be floating point, not int32; convert it"),
+        ({"feature_group_count": 3}, "conv_transpose2d: in_features=4 must be feature_group_count=3 times "),
         (
             {"feature_group_count": 4, "kernel_shape": (3, 3, 1, 6)},
-            "conv2d_transpose: feature_group_count=4 must divide features=6; choose a divisor",
+            "conv_transpose2d: feature_group_count=4 must divide features=6; choose a divisor",
         ),
         (
             {"transpose_kernel": True},
-            "conv2d_transpose: in_features=4 must be kernel.shape[3]=6 with transpose_kernel; change the kernel",
+            "conv_transpose2d: in_features=4 must be kernel.shape[3]=6 with transpose_kernel; change the kernel",
         ),
         (
             {"transpose_kernel": True, "feature_group_count": 3, "kernel_shape": (3, 3, 2, 4)},
-            "conv2d_transpose: feature_group_count=3 must divide in_features=4; choose a divisor",
+            "conv_transpose2d: feature_group_count=3 must divide in_features=4; choose a divisor",
         ),
-        ({"strides": (2,)}, "conv2d_transpose: strides=(2,) must be one or two positive integers; "),
-        ({"padding": "SAMEY"}, "conv2d_transpose: padding: unknown name 'SAMEY'; did you mean 'SAME'?"),
-        ({"padding": ((1, 1),)}, "conv2d_transpose: padding=((1, 1),) must be a (before, after) for height and for "),
-        ({"padding": -3}, "conv2d_transpose: padding=-3 must not leave a size below 0, as (-3, -3); crop less"),
+        ({"strides": (2,)}, "conv_transpose2d: strides=(2,) must be one or two positive integers; "),
+        ({"padding": "SAMEY"}, "conv_transpose2d: padding: unknown name 'SAMEY'; did you mean 'SAME'?"),
+        ({"padding": ((1, 1),)}, "conv_transpose2d: padding=((1, 1),) must be a (before, after) for height and for "),
+        ({"padding": -3}, "conv_transpose2d: padding=-3 must not leave a size below 0, as (-3, -3); crop less"),
         (
             {"implementation": "depthwise"},
-            "conv2d_transpose: implementation='depthwise': in_features / feature_group_count=3 must be 1; ",
+            "conv_transpose2d: implementation='depthwise': in_features / feature_group_count=3 must be 1; ",
         ),
     ],
 )
