@@ -125,7 +125,6 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
                 compile_s[peer] = time.perf_counter() - start
         seconds = _timing.interleave(calls, pairs=args.pairs, once_s=args.once_s)
         row[mode] = {"compile_s": compile_s, **_timing.compare(seconds)}
-        del calls
     return row
 
 

@@ -10,7 +10,7 @@ from arch import norm
 from arch.blocks.inverted_residual import InvertedResidual
 from arch.blocks.residual import BottleneckUnit
 from arch.ops.conv import Conv
-from tests.models.checks import quick_jit
+from tests.compiling import quick_jit
 
 _PARTS = {
     "conv": functools.partial(Conv, use_bias=False),

@@ -1,6 +1,5 @@
 """What the tests of several networks share: the weights of the recorded networks, and comparisons with them."""
 
-import functools
 import pathlib
 from collections.abc import Callable
 
@@ -10,7 +9,9 @@ import numpy as np
 from flax import traverse_util
 from jax.extend import core
 
+from arch.efficiency.complexity import abstract_variables
 from arch.ops.stochastic import Examples
+from tests.compiling import quick_jit
 from tests.goldens.fill import fill, images, probe, summary
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
@@ -26,9 +27,6 @@ _TENSORS = {
 # By the number of axes: HWIO to OIHW, [in, out] to [out, in].
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 _FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
-
-# Compiles in a third of the time; of small programs that run once.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 # Names of our layers, from the top -> the name of the layer in the published network.
 TorchModule = Callable[[list[str]], str]
@@ -110,6 +108,37 @@ def check_examples_reach_norms_and_dropout(model, variables=None) -> None:
     order = np.array([3, 1, 0, 2, 5, 4, 7, 6])
     np.testing.assert_allclose(apply(x[order], weight, ids[order])[0], logits[order], atol=1e-4)
     assert np.abs(apply(x, weight, ids + 8)[0] - logits).max() > 1e-2
+
+
+def maps_of(model, size: int):
+    """What the layers put out for one image of this size in pixels, as shapes, and the logits."""
+    x = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    variables = abstract_variables(model, x, train=False)
+    out, state = jax.eval_shape(
+        lambda v, x: model.apply(v, x, train=False, capture_intermediates=True, mutable=["intermediates"]), variables, x
+    )
+    return state["intermediates"], out
+
+
+def check_float64_stays(model) -> None:
+    """Nothing in a training step, forward and backward, is rounded to a narrower type; run it with the fixture x64."""
+    x = jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.float64)
+    variables = abstract_variables(model, x, train=False)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float64")}
+
+    def loss(variables, x):
+        logits, updated = model.apply(
+            variables,
+            x,
+            train=True,
+            examples=Examples(jnp.ones(4), jnp.arange(4)),
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
+        )
+        return jnp.mean(logits**2), updated
+
+    step = jax.value_and_grad(loss, has_aux=True)
+    assert floating_dtypes(jax.make_jaxpr(step)(variables, x).jaxpr) == {jnp.dtype("float64")}
 
 
 def floating_dtypes(jaxpr: core.Jaxpr) -> set[jnp.dtype]:

@@ -10,8 +10,8 @@ import pytest
 
 from arch import models, norm
 from arch.efficiency.complexity import abstract_variables, complexity, count_macs
-from arch.ops.stochastic import Examples
-from tests.models.checks import check_examples_reach_norms_and_dropout, check_parity, floating_dtypes, quick_jit
+from tests.compiling import quick_jit
+from tests.models.checks import check_examples_reach_norms_and_dropout, check_float64_stays, check_parity, maps_of
 
 _LAYERS = ["expand", "expand_norm", None, "depthwise", "depthwise_norm", None, "project", "project_norm"]
 _SMALL = {"stage_sizes": (1, 2), "stage_features": (16, 24), "stage_strides": (1, 2), "expand_ratios": (1, 6)}
@@ -74,19 +74,9 @@ def test_macs_at_each_resolution():
         assert count_macs(functools.partial(model.apply, train=False), variables, x).total == macs, size
 
 
-def _maps(model, size):
-    """Shapes of what the layers put out, for one image of this size; the last is that of the logits."""
-    x = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    variables = abstract_variables(model, x, train=False)
-    out, state = jax.eval_shape(
-        lambda v, x: model.apply(v, x, train=False, capture_intermediates=True, mutable=["intermediates"]), variables, x
-    )
-    return state["intermediates"], out
-
-
 def test_the_stages_are_those_of_the_papers_table():
     """Table 2; the first unit of a stage has its stride."""
-    maps, out = _maps(models.create("mobilenet_v2"), 224)
+    maps, out = maps_of(models.create("mobilenet_v2"), 224)
     stages = [(112, 16), (56, 24), (28, 32), (14, 64), (14, 96), (7, 160), (7, 320)]
     for stage, (size, features) in enumerate(stages, start=1):
         assert maps[f"stage{stage}_unit1"]["__call__"][0].shape == (1, size, size, features), stage
@@ -96,39 +86,19 @@ def test_the_stages_are_those_of_the_papers_table():
 
 
 def test_the_small_stem_keeps_the_image_size():
-    maps, out = _maps(models.create("mobilenet_v2", stem="small", num_classes=10, **_SMALL), 28)
+    maps, out = maps_of(models.create("mobilenet_v2", stem="small", num_classes=10, **_SMALL), 28)
     assert maps["stem_conv"]["__call__"][0].shape == (1, 28, 28, 32)
     assert maps["head_conv"]["__call__"][0].shape == (1, 14, 14, 1280)
     assert out.shape == (1, 10)
 
 
-def _loss(model):
-    def loss(variables, x):
-        logits, updated = model.apply(
-            variables,
-            x,
-            train=True,
-            examples=Examples(jnp.ones(4), jnp.arange(4)),
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.key(0)},
-        )
-        return jnp.mean(logits**2), updated
-
-    return loss
-
-
 def test_float64_stays_float64_forward_and_backward(x64):
-    model = models.create("mobilenet_v2", num_classes=10, **_SMALL)
-    x = jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.float64)
-    variables = abstract_variables(model, x, train=False)
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float64")}
-    step = jax.value_and_grad(_loss(model), has_aux=True)
-    assert floating_dtypes(jax.make_jaxpr(step)(variables, x).jaxpr) == {jnp.dtype("float64")}
+    check_float64_stays(models.create("mobilenet_v2", num_classes=10, **_SMALL))
 
 
 def test_bfloat16_computes_so_and_keeps_the_rest_float32():
     model = models.create("mobilenet_v2", num_classes=10, dtype=jnp.bfloat16, **_SMALL)
-    maps, out = _maps(model, 32)
+    maps, out = maps_of(model, 32)
     assert maps["stage2_unit2"]["__call__"][0].dtype == maps["head_norm"]["__call__"][0].dtype == jnp.bfloat16
     variables = abstract_variables(model, jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32), train=False)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} | {out.dtype} == {jnp.dtype("float32")}
@@ -140,7 +110,7 @@ def test_dropout_and_activation_are_those_of_the_paper():
     np.testing.assert_array_equal(models.create("mobilenet_v2").act(jnp.array([-1.0, 3.0, 7.0])), [0.0, 3.0, 6.0])
     calls = []
     model = models.create("mobilenet_v2", act=lambda x: calls.append(x.shape[-1]) or x, num_classes=10, **_SMALL)
-    _, out = _maps(model, 32)
+    _, out = maps_of(model, 32)
     stem, stages, head = [32], [32, 96, 96, 144, 144], [1280]
     init_and_apply = 2
     assert calls == (stem + stages + head) * init_and_apply

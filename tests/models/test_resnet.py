@@ -11,8 +11,8 @@ import pytest
 from arch import models, norm
 from arch.efficiency.complexity import abstract_variables, complexity
 from arch.ops.conv import Conv
-from arch.ops.stochastic import Examples
-from tests.models.checks import check_examples_reach_norms_and_dropout, check_parity, floating_dtypes, quick_jit
+from tests.compiling import quick_jit
+from tests.models.checks import check_examples_reach_norms_and_dropout, check_float64_stays, check_parity, maps_of
 
 _LAYERS = {"conv1": "conv1", "norm1": "bn1", "conv2": "conv2", "norm2": "bn2", "conv3": "conv3", "norm3": "bn3"}
 _LAYERS |= {"shortcut_conv": "downsample.0", "shortcut_norm": "downsample.1"}
@@ -59,19 +59,9 @@ def test_counts(name, params, batch_stats, conv_macs, macs):
     assert (cost.params, cost.batch_stats, cost.conv_macs, cost.macs) == (params, batch_stats, conv_macs, macs)
 
 
-def _maps(model, size):
-    """What the layers put out for one image of this size, as shapes, and the logits."""
-    x = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    variables = abstract_variables(model, x, train=False)
-    out, state = jax.eval_shape(
-        lambda v, x: model.apply(v, x, train=False, capture_intermediates=True, mutable=["intermediates"]), variables, x
-    )
-    return state["intermediates"], out
-
-
 def test_the_stages_are_those_of_the_papers_table():
     """Table 1 of ResNeXt: channels of the units and of their grouped convolutions, which carry the stride."""
-    maps, out = _maps(models.create("resnext50_32x4d", stage_sizes=(1, 1, 1, 1)), 224)
+    maps, out = maps_of(models.create("resnext50_32x4d", stage_sizes=(1, 1, 1, 1)), 224)
     for stage, (size, features) in enumerate([(56, 128), (28, 256), (14, 512), (7, 1024)], start=1):
         unit = maps[f"stage{stage}_unit1"]
         assert unit["conv2"]["__call__"][0].shape == (1, size, size, features), stage
@@ -82,36 +72,19 @@ def test_the_stages_are_those_of_the_papers_table():
 
 
 def test_the_small_stem_keeps_the_image_size():
-    maps, out = _maps(models.create("resnext50_32x4d", stem="small", num_classes=10, **_SMALL), 28)
+    maps, out = maps_of(models.create("resnext50_32x4d", stem="small", num_classes=10, **_SMALL), 28)
     assert maps["stem_norm"]["__call__"][0].shape == (1, 28, 28, 64)
     assert maps["stage2_unit2"]["__call__"][0].shape == (1, 14, 14, 512)
     assert out.shape == (1, 10)
 
 
 def test_float64_stays_float64_forward_and_backward(x64):
-    model = models.create("resnet50", num_classes=10, dropout_rate=0.1, **_SMALL)
-    x = jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.float64)
-    variables = abstract_variables(model, x, train=False)
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float64")}
-
-    def loss(variables, x):
-        logits, updated = model.apply(
-            variables,
-            x,
-            train=True,
-            examples=Examples(jnp.ones(4), jnp.arange(4)),
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.key(0)},
-        )
-        return jnp.mean(logits**2), updated
-
-    step = jax.value_and_grad(loss, has_aux=True)
-    assert floating_dtypes(jax.make_jaxpr(step)(variables, x).jaxpr) == {jnp.dtype("float64")}
+    check_float64_stays(models.create("resnet50", num_classes=10, dropout_rate=0.1, **_SMALL))
 
 
 def test_bfloat16_computes_so_and_keeps_the_rest_float32():
     model = models.create("resnet50", num_classes=10, dtype=jnp.bfloat16, **_SMALL)
-    maps, out = _maps(model, 32)
+    maps, out = maps_of(model, 32)
     assert maps["stem_norm"]["__call__"][0].dtype == maps["stage2_unit2"]["__call__"][0].dtype == jnp.bfloat16
     variables = abstract_variables(model, jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32), train=False)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} | {out.dtype} == {jnp.dtype("float32")}
@@ -144,7 +117,7 @@ def test_the_activation_follows_the_addition():
     """Two inside a unit, and one on the sum."""
     calls = []
     model = models.create("resnet50", act=lambda x: calls.append(x.shape[-1]) or x, num_classes=10, **_SMALL)
-    _maps(model, 32)
+    maps_of(model, 32)
     stem, stages = [64], [64, 64, 256, 128, 128, 512, 128, 128, 512]
     init_and_apply = 2
     assert calls == (stem + stages) * init_and_apply

@@ -11,12 +11,12 @@ from flax import traverse_util
 
 from arch import models, norm
 from arch.ops.stochastic import Examples
+from tests.compiling import quick_jit
 from tests.models.checks import (
     check_examples_reach_norms_and_dropout,
     check_parity,
     filled_variables,
     floating_dtypes,
-    quick_jit,
 )
 
 _BRANCH = ["branch_reduce", "branch_reduce_norm", None, "branch_depthwise", "branch_depthwise_norm", "branch_expand"]

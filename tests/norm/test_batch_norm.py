@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arch.norm.batch import BatchNorm, normalize_batch
+from arch.norm.batch import BatchNorm, batch_moments, normalize_batch
 from arch.ops.stochastic import Examples
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "goldens" / "norms.npz"
@@ -42,6 +42,16 @@ def test_torch_parity_forward_backward_and_statistics(x64):
     np.testing.assert_allclose(stats["var"], golden["batch/new_var"], atol=1e-12)
     out = layer.apply({**variables, "batch_stats": stats}, golden["x"], train=False)
     np.testing.assert_allclose(out, golden["batch/eval_out"], atol=1e-10)
+
+
+def test_the_variance_survives_a_sample_far_from_the_rest():
+    """The pixels from which the shift is taken, and only they, lie at 1000: the worst that a shift can do."""
+    x = np.random.default_rng(0).standard_normal((4, 16, 16, 3)).astype(np.float32)
+    x[:, ::4, ::4] += 1000.0
+    moments = jax.jit(batch_moments)(x)
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(moments.var, exact.var((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(moments.shift + moments.offset, exact.mean((0, 1, 2)), rtol=1e-5)
 
 
 def test_running_statistics_move_by_the_momentum():

@@ -14,9 +14,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 from arch.ops._lowerings import choice
 from arch.ops.conv import Conv, conv2d
+from tests.compiling import quick_jit
 
 # The programs are tiny and compiled once: let XLA hurry.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2}
 
 
@@ -135,7 +135,7 @@ def _check_parity(case, narrow_dtypes_on=("auto",)):
     runs = [("float64", path) for path in paths]
     runs += [(dtype, path) for dtype in ("float32", "bfloat16") for path in narrow_dtypes_on or paths]
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @quick_jit
     def run(x, kernel):
         return [
             _parts(functools.partial(conv2d, implementation=path, **fields), x.astype(dtype), kernel.astype(dtype))
@@ -195,7 +195,7 @@ def test_parity_of_what_auto_chooses(name):
         for part in ("value", "input_gradient", "kernel_gradient")
     ]
     assert [module.__name__.rpartition(".")[2] for module in chosen] == programs
-    actual = jax.jit(functools.partial(_parts, conv), compiler_options=QUICK)(x, kernel)
+    actual = quick_jit(functools.partial(_parts, conv))(x, kernel)
     _assert_close(actual, _loop(x, kernel, **fields), 1e-5)
 
 
@@ -278,8 +278,8 @@ def _transformed(conv, x, kernel):
 
 def test_every_transformation(path):
     conv, oracle, x, kernel = path
-    actual = jax.jit(functools.partial(_transformed, conv), compiler_options=QUICK)(x, kernel)
-    expected = jax.jit(functools.partial(_transformed, oracle), compiler_options=QUICK)(x, kernel)
+    actual = quick_jit(functools.partial(_transformed, conv))(x, kernel)
+    expected = quick_jit(functools.partial(_transformed, oracle))(x, kernel)
     for name in expected:
         for part, other in zip(jax.tree.leaves(actual[name]), jax.tree.leaves(expected[name]), strict=True):
             assert part.shape == other.shape, name

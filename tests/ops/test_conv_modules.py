@@ -12,11 +12,8 @@ from arch.efficiency.complexity import complexity
 from arch.norm import bind
 from arch.norm.batch import BatchNorm
 from arch.ops.conv import Conv, DepthwiseConv, FactorizedConv, SeparableConv
+from tests.compiling import quick_jit
 
-# The programs are tiny and compiled once: let XLA hurry.
-quick_jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-)
 NO_BIAS = functools.partial(Conv, use_bias=False)
 
 

@@ -13,6 +13,9 @@ from arch.ops._lowerings.geometry import Geometry
 
 FAST_PATHS = {"depthwise": depthwise, "grouped": grouped, "im2col": im2col, "matmul": matmul, "winograd": winograd}
 IMPLEMENTATIONS = ("auto", "reference", *FAST_PATHS)
+# Of the output of a grouped 1x1 convolution, in the whole batch: a batch of products has to bring the groups in front,
+# which costs more on larger maps than taking them apart.
+GROUPED_MATMUL_PIXELS = 2048
 
 
 def check(owner: str, geometry: Geometry, kernel_shape: Sequence[int], dtype: Any) -> None:
@@ -55,10 +58,5 @@ def choose(
         return dense.choose(part, geometry, batch, kernel_shape, dtype)
     if depthwise.unsupported(geometry, kernel_shape) is None:
         return depthwise
-    # A batch of products has to bring the groups in front, which costs more on large maps than taking them apart.
-    if (
-        matmul.unsupported(geometry, kernel_shape) is None
-        and batch * math.prod(geometry.output_size) <= dense.IM2COL_PIXELS
-    ):
-        return matmul
-    return grouped
+    is_small = batch * math.prod(geometry.output_size) <= GROUPED_MATMUL_PIXELS
+    return matmul if is_small and matmul.unsupported(geometry, kernel_shape) is None else grouped

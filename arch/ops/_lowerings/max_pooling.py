@@ -4,11 +4,12 @@
 counts, row by row, as in torch. Both are constant in x between ties, so that x passes no derivative on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend import core
 from jax.interpreters import ad, batching
 
 from arch.ops._lowerings import platform
@@ -44,7 +45,7 @@ def _largest_tap(x: jax.Array, geometry: Geometry) -> jax.Array:
 
 
 def _pick(tangent: jax.Array, x: jax.Array, *, geometry: Geometry, on_cpu: bool) -> jax.Array:
-    del on_cpu  # of use in forward mode alone, where the plain program is no slower than others
+    del on_cpu  # it runs in forward mode alone: one program serves all
     largest_tap = _largest_tap(x, geometry)
     picked = [jnp.where(largest_tap == tap, window, 0) for tap, (_, window) in enumerate(windows(tangent, geometry))]
     return sum(picked)
@@ -92,7 +93,7 @@ pick_p = platform.primitive("max_pool_pick", _like_output, _pick)
 place_p = platform.primitive("max_pool_place", _like_input, _place)
 
 
-def _define(primitive, apply, transpose) -> None:
+def _define(primitive: core.Primitive, apply: Callable, transpose: Callable) -> None:
     """Derivative, transpose and batching of one of the two."""
 
     def jvp(primals: Sequence, tangents: Sequence, *, geometry: Geometry):

@@ -2,7 +2,8 @@
 
 Tiles of 4x4 pixels, two apart, and the kernel are transformed, multiplied as 16 matrix products over features, and
 transformed back to 2x2 pixels: 16 products for every 4 pixels instead of 36. The transforms have entries 0, 1 and 1/2,
-so that little accuracy is lost: in float32 2e-6 of the largest value at 28x28x128. Narrower types are widened first.
+so that little accuracy is lost: in float32 below 2e-6 of the largest value at 28x28x128. Narrower types are widened
+first.
 """
 
 import dataclasses
