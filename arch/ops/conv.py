@@ -15,7 +15,7 @@ from arch.ops.conv2d import transposed_padding as transposed_padding
 
 
 class Conv(nn.Module):
-    """A convolution; parameters and their initial values are those of `flax.linen.Conv`.
+    """`conv2d` with its kernel, and a bias; parameters and their initial values are those of `flax.linen.Conv`.
 
     Attributes:
         features: output channels.
@@ -63,6 +63,10 @@ class Conv(nn.Module):
 class DepthwiseConv(nn.Module):
     """A convolution of each channel alone; `flax.linen.Conv` with as many groups as channels, and its parameters.
 
+    Paper: Howard et al., MobileNet (arXiv:1704.04861), section 3.1.
+    Parameters: kernel [kernel_height, kernel_width, 1, in_features * depth_multiplier], bias of as many features.
+    MACs: out_height * out_width * kernel_height * kernel_width * in_features * depth_multiplier.
+
     Attributes:
         kernel_size: height and width, in taps.
         depth_multiplier: output channels of each input channel; output channel o sees input o // depth_multiplier.
@@ -100,10 +104,14 @@ class DepthwiseConv(nn.Module):
 
 
 class SeparableConv(nn.Module):
-    """A depthwise convolution, then a 1x1 one across channels; Xception (arXiv:1610.02357), section 2.
+    """A depthwise convolution, then a 1x1 one across channels.
 
     What lies between the two is as given: a norm and an activation in MobileNet (arXiv:1704.04861, figure 3), nothing
     in Xception, NASNet and DARTS. Nothing follows the second.
+
+    Paper: Chollet, Xception (arXiv:1610.02357), section 2.
+    Parameters: those of `DepthwiseConv`, "depthwise", and of a 1x1 `Conv`, "pointwise"; of the norm, "depthwise_norm".
+    MACs: out_height * out_width * in_features * depth_multiplier * (kernel_height * kernel_width + features).
 
     Attributes:
         features: output channels.
@@ -145,11 +153,16 @@ class SeparableConv(nn.Module):
 
 
 class FactorizedConv(nn.Module):
-    """A 1xM convolution, then an Mx1 one; Inception v3 (arXiv:1512.00567), section 3.2.
+    """A 1xM convolution, then an Mx1 one.
 
     With nothing between and no bias in the first it is the dense convolution whose kernel is K[i, j, c, o] = sum over m
     of horizontal[0, j, c, m] * vertical[i, 0, m, o], at the borders too. A bias of the first would not be in the rows
     that the second pads.
+
+    Paper: Szegedy et al., Inception v3 (arXiv:1512.00567), section 3.2.
+    Parameters: "horizontal" [1, M, in_features, middle_features], "vertical" [M, 1, middle_features, features], their
+        biases; those of the norm, "horizontal_norm".
+    MACs: out_height * out_width * M * middle_features * (in_features + features), at stride 1.
 
     Attributes:
         features: output channels.
@@ -203,7 +216,7 @@ class FactorizedConv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-    """A transposed convolution; parameters and their initial values are those of `flax.linen.ConvTranspose`.
+    """`conv_transpose2d` with its kernel, and a bias; parameters and initial values of `flax.linen.ConvTranspose`.
 
     Attributes:
         features: output channels.

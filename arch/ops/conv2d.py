@@ -29,6 +29,13 @@ def conv2d(
     It can be differentiated in both modes and to any order, mapped, sharded and exported. The program is chosen when it
     is lowered, for the platform it is lowered for; sums are kept in at least float32.
 
+    y[p, o] = sum over taps k and inputs c of o's group of kernel[k, c, o] * x[strides * p + kernel_dilation * k, c].
+
+    Paper: Xie et al., ResNeXt (arXiv:1611.05431), section 3 (groups); Yu and Koltun (arXiv:1511.07122), section 2
+        (dilation).
+    Parameters: kernel [kernel_height, kernel_width, in_features / groups, features]; in `Conv` bias [features], too.
+    MACs: out_height * out_width * kernel_height * kernel_width * in_features * features / groups.
+
     Args:
         x: [batch, height, width, in_features].
         kernel: [height, width, in_features / feature_group_count, features], dtype of x.
@@ -85,6 +92,11 @@ def conv_transpose2d(
     It is the gradient of a convolution in its input, and runs as that: what is said of `conv2d` holds here too. With
     `transpose_kernel`, `conv_transpose2d(y, kernel, padding=transposed_padding(sizes, padding), ...)` transposes
     `conv2d(x, kernel, padding=padding, ...)`, with all else equal.
+
+    Paper: Long et al., FCN (arXiv:1411.4038), section 3.3.
+    Parameters: kernel [kernel_height, kernel_width, in_features / groups, features]; in `ConvTranspose` bias
+        [features], too.
+    MACs: height * width * kernel_height * kernel_width * in_features * features / groups.
 
     Args:
         x: [batch, height, width, in_features], floating point.
