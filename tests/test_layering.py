@@ -14,8 +14,9 @@ PACKAGES = sorted(p.name for p in (ROOT / "arch").iterdir() if p.is_dir() and (p
 ALLOWED = {
     "ops": set(),
     "norm": {"ops"},
-    "blocks": {"ops", "norm"},
-    "models": {"ops", "norm", "blocks"},
+    "attention": {"ops", "norm"},
+    "blocks": {"ops", "norm", "attention"},
+    "models": {"ops", "norm", "attention", "blocks"},
     "optim": set(),
     "training": {"ops", "optim"},
     "efficiency": {"ops"},

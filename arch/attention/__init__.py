@@ -1,0 +1,1 @@
+"""Attention: over channels, over positions, over a codebook, and of positions to one another."""
