@@ -100,7 +100,7 @@ def _define(primitive: core.Primitive, apply: Callable, transpose: Callable) -> 
         out = apply(*primals, geometry)
         tangent, _ = tangents
         if isinstance(tangent, ad.Zero):
-            return out, ad.Zero.from_primal_value(out)
+            return out, ad.Zero(jax.typeof(out).to_tangent_aval())
         return out, apply(tangent, primals[1], geometry)
 
     def batch(operands: Sequence[jax.Array], axes: Sequence[int | None], *, geometry: Geometry):
