@@ -11,7 +11,7 @@ from flax.typing import Dtype, Initializer
 from jax import lax
 
 from arch.attention.dot_product import dot_product_attention
-from arch.errors import unknown_name
+from arch.errors import check_map, unknown_name
 from arch.ops.conv import Conv
 from arch.ops.pooling import max_pool
 
@@ -149,8 +149,7 @@ class NonLocal(nn.Module):
         return x + out.astype(x.dtype)
 
     def _check(self, x: jax.Array, inner_features: int) -> None:
-        if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"NonLocal: x={x.dtype}{list(x.shape)} must be floating point NHWC; convert it")
+        check_map("NonLocal", x)
         if self.form not in FORMS:
             raise unknown_name("NonLocal: form", self.form, FORMS)
         if self.subsampling not in (None, *SUBSAMPLINGS):
