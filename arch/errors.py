@@ -5,6 +5,9 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 
 def unknown_name(owner: str, value: str, choices: Iterable[str]) -> ValueError:
     """ValueError, to be raised, for a name that is not one of `choices`; it lists the close matches, else all.
@@ -19,6 +22,12 @@ def unknown_name(owner: str, value: str, choices: Iterable[str]) -> ValueError:
     else:
         hint = "one of " + ", ".join(choices)
     return ValueError(f"{owner}: unknown name {value!r}; {hint}")
+
+
+def check_map(owner: str, x: jax.Array, name: str = "x") -> None:
+    """Refuses what is not a batch of maps, [batch, height, width, channels], floating point."""
+    if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{owner}: {name}={x.dtype}{list(x.shape)} must be floating point NHWC; convert it")
 
 
 def named_factory(owner: str, factories: Mapping[str, Any], name: str, fields: Mapping[str, Any]) -> Callable:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from arch.errors import unknown_name
-from arch.ops.channel import channel_shuffle
+from arch.ops.channel import channel_shuffle, channel_unshuffle
 from arch.ops.conv import symmetric_padding
 
 SHUFFLES = ("before", "after")
@@ -56,7 +56,7 @@ class ShuffleUnitV2(nn.Module):
                     "change the stage's features"
                 )
             if self.shuffle == "before":
-                x = channel_shuffle(x, half)
+                x = channel_unshuffle(x, 2)
             shortcut, x = jnp.split(x, 2, axis=-1)
             branch_features = half
         else:

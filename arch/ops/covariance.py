@@ -8,7 +8,7 @@ import numpy as np
 from flax.typing import Dtype
 from jax import lax
 
-from arch.errors import unknown_name
+from arch.errors import check_map, unknown_name
 
 
 def second_moment(
@@ -130,10 +130,9 @@ def vectorize_symmetric(a: jax.Array, *, off_diagonal_scale: float = 1.0) -> jax
     return picked * np.where(rows == columns, 1.0, off_diagonal_scale).astype(a.dtype)
 
 
-def as_positions(owner: str, x: jax.Array) -> jax.Array:
+def as_positions(owner: str, x: jax.Array, name: str = "x") -> jax.Array:
     """[batch, height, width, features], checked, as [batch, height * width, features]."""
-    if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"{owner}: a map must be floating point NHWC, not {x.dtype}{list(x.shape)}; convert it")
+    check_map(owner, x, name)
     if x.shape[1] * x.shape[2] == 0:
         raise ValueError(
             f"{owner}: height={x.shape[1]} and width={x.shape[2]} must be at least 1; give a map of pixels"
@@ -146,7 +145,7 @@ def as_streams(owner: str, x: jax.Array, y: jax.Array | None) -> tuple[jax.Array
     x = as_positions(owner, x)
     if y is None:
         return x, x
-    y = as_positions(owner, y)
+    y = as_positions(owner, y, "y")
     if x.shape[:2] != y.shape[:2]:
         raise ValueError(
             f"{owner}: the streams must have one batch and number of pixels, not {x.shape[:2]} and {y.shape[:2]}; "

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from arch.errors import check_map
 from arch.ops.conv2d import as_pair
 from arch.ops.shift import spatial_shift
 
@@ -32,8 +33,7 @@ def densely_adjacent_prediction(x: jax.Array, kernel_size: int | Sequence[int] =
         ValueError: x that is not floating point NHWC; an even kernel; channels that its taps do not divide.
     """
     owner = "densely_adjacent_prediction"
-    if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"{owner}: x={x.dtype}{list(x.shape)} must be floating point NHWC; convert it")
+    check_map(owner, x)
     height, width = as_pair(f"{owner}: kernel_size", kernel_size)
     if height % 2 == 0 or width % 2 == 0:
         raise ValueError(f"{owner}: kernel_size={(height, width)} must be odd, or it has no centre; add or drop a tap")

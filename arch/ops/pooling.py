@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from arch.errors import check_map
 from arch.ops._lowerings import max_pooling
 from arch.ops._lowerings.geometry import Geometry
 from arch.ops.conv2d import Padding, as_padding, as_pair
@@ -38,19 +39,29 @@ def max_pool(
     Raises:
         ValueError: x that is not four-dimensional and floating point; padding that would fill a window.
     """
-    if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"max_pool: x={x.dtype}{list(x.shape)} must be floating point NHWC; convert it")
-    window_shape, strides = as_pair("max_pool: window_shape", window_shape), as_pair("max_pool: strides", strides)
-    pairs = as_padding("max_pool", padding)
+    check_map("max_pool", x)
+    return _max_pool(x, pool_geometry("max_pool", x.shape[1:3], window_shape, strides, padding))
+
+
+def pool_geometry(
+    owner: str,
+    size: Sequence[int],
+    window_shape: int | Sequence[int],
+    strides: int | Sequence[int],
+    padding: Padding,
+) -> Geometry:
+    """The windows of a pooling of maps of that size; `owner` refuses padding that would fill one."""
+    window_shape, strides = as_pair(f"{owner}: window_shape", window_shape), as_pair(f"{owner}: strides", strides)
+    pairs = as_padding(owner, padding)
     if isinstance(pairs, str):
-        pairs = lax.padtype_to_pads(x.shape[1:3], window_shape, strides, pairs)
+        pairs = lax.padtype_to_pads(size, window_shape, strides, pairs)
     pairs = tuple(map(tuple, pairs))
-    if any(not 0 <= pad < size for size, pads in zip(window_shape, pairs, strict=True) for pad in pads):
+    if any(not 0 <= pad < taps for taps, pads in zip(window_shape, pairs, strict=True) for pad in pads):
         raise ValueError(
-            f"max_pool: padding={padding} must be 0 or more, and less than window_shape={window_shape}, or a window "
+            f"{owner}: padding={padding} must be 0 or more, and less than window_shape={window_shape}, or a window "
             "could have no pixel; pad less"
         )
-    return _max_pool(x, Geometry(x.shape[1:3], window_shape, strides, pairs, (1, 1), 1))
+    return Geometry(tuple(size), window_shape, strides, pairs, (1, 1), 1)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

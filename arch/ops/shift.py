@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
-from arch.errors import unknown_name
+from arch.errors import check_map, unknown_name
 from arch.ops._lowerings import maps
 from arch.ops._lowerings.channel_shift import Shift
 from arch.ops.conv2d import as_pair
@@ -167,8 +167,7 @@ def active_shift(x: jax.Array, displacements: jax.Array) -> jax.Array:
     Raises:
         ValueError: x that is not floating point NHWC; displacements of another shape, or integers.
     """
-    if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"active_shift: x={x.dtype}{list(x.shape)} must be floating point NHWC; convert it")
+    check_map("active_shift", x)
     if displacements.shape != (x.shape[3], 2) or not jnp.issubdtype(displacements.dtype, jnp.floating):
         raise ValueError(
             f"active_shift: displacements={displacements.dtype}{list(displacements.shape)} must be floating point "

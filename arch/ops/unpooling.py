@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from arch.errors import check_map
 from arch.ops._lowerings import maps, switches
 from arch.ops._lowerings.geometry import Geometry
-from arch.ops.conv2d import Padding, as_padding, as_pair
+from arch.ops.conv2d import Padding, as_pair
+from arch.ops.pooling import pool_geometry
 
 
 def max_pool_with_argmax(
@@ -41,9 +43,8 @@ def max_pool_with_argmax(
         ValueError: x that is not four-dimensional and floating point; padding that would fill a window.
     """
     owner = "max_pool_with_argmax"
-    if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"{owner}: x={x.dtype}{list(x.shape)} must be floating point NHWC; convert it")
-    geometry = _geometry(owner, x.shape[1:3], window_shape, strides, padding)
+    check_map(owner, x)
+    geometry = pool_geometry(owner, x.shape[1:3], window_shape, strides, padding)
     values, indices = switches.largest(lax.stop_gradient(x), geometry)
     return _pick(x, values, indices, geometry), indices
 
@@ -105,8 +106,7 @@ def max_unpool(
             windows do not pool to that of x; strides without windows.
     """
     owner = "max_unpool"
-    if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"{owner}: x={x.dtype}{list(x.shape)} must be floating point NHWC; convert it")
+    check_map(owner, x)
     if indices.shape != x.shape or not jnp.issubdtype(indices.dtype, jnp.integer):
         raise ValueError(
             f"{owner}: indices={indices.dtype}{list(indices.shape)} must be integers of the shape {list(x.shape)} of "
@@ -118,7 +118,7 @@ def max_unpool(
         if strides is not None or padding != "VALID":
             raise ValueError(f"{owner}: strides={strides} and padding={padding} need window_shape; give it too")
         return _scatter(x, indices, size)
-    geometry = _geometry(owner, size, window_shape, window_shape if strides is None else strides, padding)
+    geometry = pool_geometry(owner, size, window_shape, window_shape if strides is None else strides, padding)
     if geometry.output_size != x.shape[1:3]:
         raise ValueError(
             f"{owner}: size={size} must pool to the size {x.shape[1:3]} of x, not to {geometry.output_size}; take the "
@@ -138,23 +138,3 @@ def _scatter(x: jax.Array, indices: jax.Array, size: tuple[int, int]) -> jax.Arr
         return zeros.at[indices, jnp.arange(channels)].add(values, mode="drop")
 
     return jax.vmap(place)(values, indices).reshape(batch, *size, channels).astype(x.dtype)
-
-
-def _geometry(
-    owner: str,
-    size: Sequence[int],
-    window_shape: int | Sequence[int],
-    strides: int | Sequence[int],
-    padding: Padding,
-) -> Geometry:
-    window_shape, strides = as_pair(f"{owner}: window_shape", window_shape), as_pair(f"{owner}: strides", strides)
-    pairs = as_padding(owner, padding)
-    if isinstance(pairs, str):
-        pairs = lax.padtype_to_pads(size, window_shape, strides, pairs)
-    pairs = tuple(map(tuple, pairs))
-    if any(not 0 <= pad < taps for taps, pads in zip(window_shape, pairs, strict=True) for pad in pads):
-        raise ValueError(
-            f"{owner}: padding={padding} must be 0 or more, and less than window_shape={window_shape}, or a window "
-            "could have no pixel; pad less"
-        )
-    return Geometry(tuple(size), window_shape, strides, pairs, (1, 1), 1)

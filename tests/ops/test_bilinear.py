@@ -227,7 +227,10 @@ def test_all_names_are_found_in_one_file():
 @pytest.mark.parametrize(
     "call,message",
     [
-        (lambda x: bilinear_pool(x.astype(int)), "bilinear_pool: a map must be floating point NHWC, not int32.*"),
+        (
+            lambda x: bilinear_pool(x.astype(int)),
+            r"bilinear_pool: x=int32\[.*\] must be floating point NHWC; convert it",
+        ),
         (lambda x: bilinear_pool(x, x, triangle=True), "bilinear_pool: triangle=True needs one stream, .*"),
         (lambda x: bilinear_pool(x, x[:, :1]), r"bilinear_pool: the streams .*, not \(1, 4\) and \(1, 2\); .*"),
         (lambda x: bilinear_pool(x, reduction="add"), "bilinear_pool: reduction: unknown name 'add'; .*"),

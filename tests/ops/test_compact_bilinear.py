@@ -216,7 +216,7 @@ def test_bfloat16_is_summed_in_float32(make):
         ),
         (
             lambda x, projection: compact_bilinear_pool(x[0], projection=projection),
-            r"compact_bilinear_pool: a map must be floating point NHWC, not float32\[2, 2, 3\]; convert it",
+            r"compact_bilinear_pool: x=float32\[2, 2, 3\] must be floating point NHWC; convert it",
         ),
         (
             lambda x, projection: compact_bilinear_pool(x, projection=projection, reduction="max"),

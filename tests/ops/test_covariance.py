@@ -153,11 +153,11 @@ def test_bfloat16_is_summed_in_float32():
     [
         (
             lambda: second_moment(jnp.zeros((1, 2, 3))),
-            "second_moment: a map must be floating point NHWC, not float32.*",
+            r"second_moment: x=float32\[.*\] must be floating point NHWC; .*",
         ),
         (
             lambda: covariance_pool(jnp.zeros((1, 2, 2, 3), jnp.uint8)),
-            r"covariance_pool: .*, not uint8\[1, 2, 2, 3\]; .*",
+            r"covariance_pool: x=uint8\[1, 2, 2, 3\] must .*",
         ),
         (lambda: gaussian_embedding(jnp.zeros((1, 0, 2, 3))), "gaussian_embedding: height=0 and width=2 must be .*"),
         (
