@@ -13,10 +13,10 @@ import os
 import signal
 from collections.abc import Iterator
 
-from arch.training.host_memory import keep_freed_memory
+from arch.training.host import prepare_host
 
 if __name__ == "__main__":
-    keep_freed_memory()  # now, before JAX has threads
+    prepare_host()  # now, before JAX has threads
 
 import jax
 import jax.numpy as jnp

@@ -22,11 +22,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a checkout
 
-from arch.training.host_memory import keep_freed_memory
+from arch.training.host import prepare_host
 
 if __name__ == "__main__":
     # Now, before JAX has threads; torch, in the same process, gains too.
-    keep_freed_memory()
+    prepare_host()
 
 import jax
 import jax.numpy as jnp

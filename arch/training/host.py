@@ -1,6 +1,23 @@
-"""What the C library does with the memory of arrays that are freed."""
+"""What a training process asks of the libraries below JAX, before it imports JAX."""
 
 import ctypes
+import os
+
+
+def prepare_host() -> None:
+    """`keep_freed_memory` and `one_lapack_thread`: the first lines of a program, before JAX is imported."""
+    keep_freed_memory()
+    one_lapack_thread()
+
+
+def one_lapack_thread() -> None:
+    """Has each eigendecomposition on a CPU use one thread, unless OPENBLAS_NUM_THREADS says otherwise.
+
+    They come from SciPy's OpenBLAS, whose threads wait for one another longer than they work on the matrices of second
+    order pooling: the roots of 8 matrices of 256 x 256 took 1.5 times as long on two cores with two threads. It is read
+    when the library is loaded, at the first decomposition.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def keep_freed_memory() -> bool:

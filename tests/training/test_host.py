@@ -1,11 +1,14 @@
-"""That memory which a step frees is there for the next: a fresh process counts its page faults."""
+"""What a process asks of the libraries below JAX, seen from a fresh one."""
 
+import os
 import subprocess
 import sys
 
+from arch.training.host import one_lapack_thread
+
 PROGRAM = """
 import resource, sys
-from arch.training.host_memory import keep_freed_memory
+from arch.training.host import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 import jax, jax.numpy as jnp
@@ -27,3 +30,12 @@ def test_a_step_finds_its_memory_again():
     }
     # A result of 40 MB is 9,766 pages of 4 kB.
     assert faults["default"] > 50_000 and faults["keep"] < faults["default"] / 4, faults
+
+
+def test_the_number_of_lapack_threads_is_the_users_to_choose(monkeypatch):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    one_lapack_thread()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "4")
+    one_lapack_thread()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "4"
