@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts._results import DIRECTIONS, MODES, class_means, describe, eager_ratio, lowering_names, read
-from scripts._timing import Ratio
+from scripts._timing import Ratio, geometric_mean
 
 INTRODUCTION = """\
 # Performance
@@ -95,6 +95,38 @@ def _slower(means: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["Slower than a peer by more than 5% beyond the spread:", "", *lines, ""] if lines else []
 
 
+def _op_section(header: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [f"## Operators, {header['dtype']}, {header['device']}", "", f"{describe(header)}.", ""]
+    measured = [
+        (row, direction, row[direction]["ratio"]["torch"]["median"])
+        for row in rows
+        for direction in DIRECTIONS
+        if "torch" in row.get(direction, {}).get("ratio", {})
+    ]
+    for direction, title in DIRECTIONS.items():
+        medians = [median for _, of, median in measured if of == direction]
+        if medians:
+            level = sum(median >= 1 for median in medians)
+            lines.append(
+                f"- {title}: at least torch's speed in {level} of {len(medians)}; geometric mean of the ratios "
+                f"{geometric_mean(medians):.2f}, least {min(medians):.2f}."
+            )
+    titles = ["operator", "size"]
+    for title in DIRECTIONS.values():
+        titles += [f"{title}: ms", "torch"]
+    table = [[row["op"], row["size"], *_op_cells(row)] for row in rows]
+    return "\n".join([*lines, "", *_table(titles, table)])
+
+
+def _op_cells(row: Mapping[str, Any]) -> list[str]:
+    cells = []
+    for direction in DIRECTIONS:
+        part = row.get(direction)
+        cells.append(f"{part['ms']['ours']:.3g}" if part else "-")
+        cells.append(str(Ratio(**part["ratio"]["torch"])) if part and "torch" in part["ratio"] else "-")
+    return cells
+
+
 def _model_section(header: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"## Networks, {header['dtype']}, {header['device']}", "", f"{describe(header)}.", ""]
     for mode, title in MODES.items():
@@ -123,4 +155,4 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     return [f"| {' | '.join(map(str, row))} |" for row in (titles, ["---"] * len(titles), *rows)]
 
 
-_SECTIONS = {"conv_run": _conv_section, "model_run": _model_section}
+_SECTIONS = {"conv_run": _conv_section, "model_run": _model_section, "op_run": _op_section}

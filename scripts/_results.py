@@ -140,6 +140,16 @@ def model_line(row: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
+def op_line(row: Mapping[str, Any]) -> str:
+    """One operator: of each direction our milliseconds and the ratio."""
+    parts = [f"{row['op']:28s} {row['size']:40s}"]
+    for direction, title in DIRECTIONS.items():
+        if direction in row:
+            ratios = [f"{peer} {Ratio(**value)}" for peer, value in row[direction]["ratio"].items()]
+            parts.append(f"| {title} {row[direction]['ms']['ours']:.3g} ms {' '.join(ratios)}")
+    return " ".join(parts)
+
+
 def eager_ratio(part: Mapping[str, Any]) -> tuple[str, Ratio] | None:
     """The faster layout of torch eager, and its ratio; None where torch was not measured."""
     layouts = [name for name in EAGER if name in part["ratio"]]

@@ -164,6 +164,7 @@ def _indexed_group_conv(size: int, in_features: int, features: int, num_groups: 
 
 CASES: tuple[OpCase, ...] = (
     _conv(56, 128, 128, groups=32),
+    _conv(28, 256, 256, groups=32),
     _conv(28, 128, 128, dilation=2),
     _conv(56, 128, 128, groups=128),
     _separable(28, 256),
@@ -171,6 +172,7 @@ CASES: tuple[OpCase, ...] = (
     _conv_transpose(28, 128, 64),
     _max_pool(56, 64),
     _global_avg_pool(7, 2048),
+    _global_avg_pool(28, 256),
     _indexed_group_conv(28, 256, 128, 4),
     _indexed_group_conv(56, 64, 64, 4),
 )
