@@ -4,27 +4,28 @@
 counts, row by row, as in torch. Both are constant in x between ties, so that x passes no derivative on.
 """
 
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend import core
-from jax.interpreters import ad, batching
+from jax.interpreters import batching
 
-from arch.ops._lowerings import platform
+from arch.ops._lowerings import linear
 from arch.ops._lowerings.geometry import Geometry
 from arch.ops._lowerings.shifts import sum_into_inputs, windows
 
 
 def pick(tangent: jax.Array, x: jax.Array, geometry: Geometry) -> jax.Array:
     """The values of `tangent` where x is largest in its window: [batch, out_height, out_width, channels]."""
-    return platform.bind(pick_p, tangent, x, geometry)
+    return linear.bind(pick_p, tangent, x, geometry=geometry)
 
 
 def place(gradient: jax.Array, x: jax.Array, geometry: Geometry) -> jax.Array:
     """The transpose of `pick` in `tangent`: each output's gradient, summed where x was largest: the shape of x."""
-    return platform.bind(place_p, gradient, x, geometry)
+    return linear.bind(place_p, gradient, x, geometry=geometry)
 
 
 def largest(x: jax.Array, geometry: Geometry) -> jax.Array:
@@ -79,43 +80,28 @@ def reduce_window(x: jax.Array, geometry: Geometry) -> jax.Array:
     )
 
 
-def _like_output(geometry: Geometry, left: Sequence[int], x: Sequence[int]) -> tuple[int, ...]:
-    del left
-    return (x[0], *geometry.output_size, x[3])
+def _like_output(left: Any, x: Any, *, geometry: Geometry) -> tuple[tuple[int, ...], Any]:
+    return (x.shape[0], *geometry.output_size, x.shape[3]), left.dtype
 
 
-def _like_input(geometry: Geometry, left: Sequence[int], x: Sequence[int]) -> tuple[int, ...]:
-    del geometry, left
-    return tuple(x)
+def _like_input(left: Any, x: Any, *, geometry: Geometry) -> tuple[tuple[int, ...], Any]:
+    del geometry
+    return x.shape, left.dtype
 
 
-pick_p = platform.primitive("max_pool_pick", _like_output, _pick)
-place_p = platform.primitive("max_pool_place", _like_input, _place)
+def _batch(
+    arrays: Sequence[jax.Array], axes: Sequence[int | None], *, geometry: Geometry, apply: Callable[..., jax.Array]
+) -> tuple[jax.Array, int]:
+    """The mapped axis joins the batch."""
+    size = next(array.shape[axis] for array, axis in zip(arrays, axes, strict=True) if axis is not None)
+    left, x = (linear.mapped(array, axis, size) for array, axis in zip(arrays, axes, strict=True))
+    out = apply(left.reshape(-1, *left.shape[2:]), x.reshape(-1, *x.shape[2:]), geometry)
+    return out.reshape(size, -1, *out.shape[1:]), 0
 
 
-def _define(primitive: core.Primitive, apply: Callable, transpose: Callable) -> None:
-    """Derivative, transpose and batching of one of the two."""
-
-    def jvp(primals: Sequence, tangents: Sequence, *, geometry: Geometry):
-        out = apply(*primals, geometry)
-        tangent, _ = tangents
-        if isinstance(tangent, ad.Zero):
-            return out, ad.Zero(jax.typeof(out).to_tangent_aval())
-        return out, apply(tangent, primals[1], geometry)
-
-    def batch(operands: Sequence[jax.Array], axes: Sequence[int | None], *, geometry: Geometry):
-        size = next(a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not None)
-        left, x = (
-            jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
-            for a, axis in zip(operands, axes, strict=True)
-        )
-        out = apply(left.reshape(-1, *left.shape[2:]), x.reshape(-1, *x.shape[2:]), geometry)
-        return out.reshape(size, -1, *out.shape[1:]), 0
-
-    ad.primitive_jvps[primitive] = jvp
-    ad.primitive_transposes[primitive] = lambda out, _, x, *, geometry: [transpose(out, x, geometry), None]
-    batching.primitive_batchers[primitive] = batch
-
-
-_define(pick_p, pick, place)
-_define(place_p, place, pick)
+pick_p = linear.primitive("max_pool_pick", _like_output, _pick)
+place_p = linear.primitive("max_pool_place", _like_input, _place)
+linear.define(pick_p, [lambda out, tangent, x, geometry: place(out, x, geometry)])
+linear.define(place_p, [lambda out, gradient, x, geometry: pick(out, x, geometry)])
+batching.primitive_batchers[pick_p] = functools.partial(_batch, apply=pick)
+batching.primitive_batchers[place_p] = functools.partial(_batch, apply=place)

@@ -7,29 +7,30 @@ and reverse mode of any order. A program is chosen when a primitive is lowered, 
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
-from arch.ops._lowerings import choice, platform
+from arch.ops._lowerings import choice, linear
 from arch.ops._lowerings.geometry import Geometry
 
 
 def value(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The convolution of [batch, height, width, in] with [taps, taps, in / groups, out]."""
-    return platform.bind(value_p, x, kernel, geometry)
+    return linear.bind(value_p, x, kernel, geometry=geometry)
 
 
 def input_gradient(gradient: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The transpose of `value` in x: [batch, height, width, in]."""
-    return platform.bind(input_gradient_p, gradient, kernel, geometry)
+    return linear.bind(input_gradient_p, gradient, kernel, geometry=geometry)
 
 
 def kernel_gradient(x: jax.Array, gradient: jax.Array, geometry: Geometry) -> jax.Array:
     """The transpose of `value` in the kernel: [taps, taps, in / groups, out]."""
-    return platform.bind(kernel_gradient_p, x, gradient, geometry)
+    return linear.bind(kernel_gradient_p, x, gradient, geometry=geometry)
 
 
 def macs(name: str, left: Sequence[int], right: Sequence[int], geometry: Geometry) -> int:
@@ -52,7 +53,10 @@ def _primitive(part: str, out_shape: Callable[..., tuple[int, ...]]) -> Primitiv
         path = choice.choose(part, geometry, left.shape[0], shape, left.dtype, on_cpu=on_cpu)
         return getattr(path, part)(left, right, geometry)
 
-    return platform.primitive(f"conv2d_{part}", out_shape, run)
+    def out_aval(left: Any, right: Any, *, geometry: Geometry) -> tuple[tuple[int, ...], Any]:
+        return out_shape(geometry, left.shape, right.shape), left.dtype
+
+    return linear.primitive(f"conv2d_{part}", out_aval, run)
 
 
 value_p = _primitive("value", Geometry.output_shape)
