@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import lax
 
 from arch.errors import check_map, unknown_name
+from arch.ops.bilinear import l2_normalize
 from arch.ops.conv import Conv
 from arch.ops.pooling import max_pool
 from arch.ops.resize import resize
@@ -52,10 +53,10 @@ def channel_attention(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
         The shape and dtype of x, in [-1, 1].
 
     Raises:
-        ValueError: x that is not four-dimensional and floating point.
+        ValueError: x that is not four-dimensional and floating point; epsilon that is not above 0.
     """
-    wide = _widen("channel_attention", x)
-    return (wide * lax.rsqrt(jnp.sum(lax.square(wide), -1, keepdims=True) + epsilon)).astype(x.dtype)
+    check_map("channel_attention", x)
+    return l2_normalize(x, epsilon=epsilon)
 
 
 def spatial_attention(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
@@ -79,6 +80,8 @@ def spatial_attention(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
     Raises:
         ValueError: x that is not four-dimensional and floating point.
     """
+    if not epsilon > 0:
+        raise ValueError(f"spatial_attention: epsilon={epsilon} must be above 0, for flat maps; leave it out")
     wide = _widen("spatial_attention", x)
     centred = wide - jnp.mean(wide, (1, 2), keepdims=True)
     variance = jnp.mean(lax.square(centred), (1, 2), keepdims=True)

@@ -107,6 +107,11 @@ def compact_bilinear_pool(
     """
     owner = "compact_bilinear_pool"
     x, y = as_streams(owner, x, y)
+    if not isinstance(projection, (TensorSketch, RandomMaclaurin)):
+        raise ValueError(
+            f"{owner}: projection={type(projection).__name__} must be a TensorSketch or a RandomMaclaurin; make one of "
+            "the arrays, or draw it"
+        )
     channels = x.shape[2], y.shape[2]
     drawn_for = projection.x_signs.shape[0], projection.y_signs.shape[0]
     if channels != drawn_for:

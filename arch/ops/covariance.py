@@ -168,7 +168,7 @@ def reduce_positions(owner: str, sums: jax.Array, reduction: str, num_positions:
 
 def as_matrices(owner: str, a: jax.Array) -> jax.Array:
     """Floating point [..., size, size]; `owner` refuses anything else."""
-    if a.ndim < 2 or a.shape[-1] != a.shape[-2] or not jnp.issubdtype(a.dtype, jnp.floating):
+    if a.ndim < 2 or a.shape[-1] != a.shape[-2] or a.shape[-1] < 1 or not jnp.issubdtype(a.dtype, jnp.floating):
         raise ValueError(
             f"{owner}: a={a.dtype}{list(a.shape)} must be square floating point matrices; give [..., size, size]"
         )

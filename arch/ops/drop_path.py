@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
-from arch.ops.stochastic import Examples, example_keys
+from arch.ops.stochastic import Examples, example_keys, like_examples
 
 
 def drop_path(x: jax.Array, key: jax.Array, rate: float | jax.Array, ids: jax.Array | None = None) -> jax.Array:
@@ -38,8 +39,8 @@ def drop_path(x: jax.Array, key: jax.Array, rate: float | jax.Array, ids: jax.Ar
     kept_share = jnp.asarray(1.0 - rate, jnp.promote_types(x.dtype, jnp.float32))
     keep = jax.vmap(lambda each: jax.random.bernoulli(each, kept_share))(example_keys(key, _ids(ids, x)))
     # At rate 1 nothing is kept, and the divisor must not be zero: its derivative would be no number.
-    divisor = jnp.where(kept_share > 0, kept_share, 1).astype(x.dtype)
-    return jnp.where(_like_examples(keep, x), x / divisor, jnp.zeros_like(x))
+    divisor = jnp.where(kept_share > 0, kept_share, 1)
+    return jnp.where(like_examples(keep, x), (x / divisor).astype(x.dtype), jnp.zeros_like(x))
 
 
 class DropPath(nn.Module):
@@ -230,9 +231,9 @@ def _join(owner: str, inputs: Sequence[jax.Array], keep: jax.Array | None) -> ja
             f"{owner}: keep of shape {keep.shape} must have a row for each of {inputs[0].shape[0]} examples and a "
             f"column for each of {len(inputs)} inputs; give [batch, number of inputs]"
         )
-    kept = [jnp.where(_like_examples(keep[:, i], x), x, jnp.zeros_like(x)) for i, x in enumerate(wide)]
+    kept = [jnp.where(like_examples(keep[:, i], x), x, jnp.zeros_like(x)) for i, x in enumerate(wide)]
     count = jnp.maximum(keep.sum(1), 1).astype(kept[0].dtype)
-    return (sum(kept[1:], kept[0]) / _like_examples(count, kept[0])).astype(dtype)
+    return (sum(kept[1:], kept[0]) / like_examples(count, kept[0])).astype(dtype)
 
 
 def _local_keep(key: jax.Array, num_inputs: int, rate: float, ids: jax.Array) -> jax.Array:
@@ -255,13 +256,8 @@ def _ids(ids: jax.Array | None, x: jax.Array) -> jax.Array:
     return jnp.arange(x.shape[0]) if ids is None else ids
 
 
-def _like_examples(values: jax.Array, x: jax.Array) -> jax.Array:
-    """[batch] with as many axes as x [batch, ...]."""
-    return values.reshape(-1, *[1] * (x.ndim - 1))
-
-
 def _check_rate(owner: str, rate: float | jax.Array) -> None:
-    if isinstance(rate, (int, float)) and not 0.0 <= rate <= 1.0:
+    if isinstance(rate, (int, float, np.generic)) and not 0.0 <= rate <= 1.0:
         raise ValueError(f"{owner}: rate={rate} must lie in [0, 1]; it is the share of paths that are dropped")
 
 

@@ -17,6 +17,7 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 from jax import lax
 
+from arch.errors import check_map
 from arch.ops.channel import channel_shuffle
 from arch.ops.conv2d import conv2d
 
@@ -64,6 +65,7 @@ class LearnedGroupConv(nn.Module):
         Raises:
             ValueError: groups or a factor that do not divide the features; whatever `conv2d` refuses.
         """
+        check_map("LearnedGroupConv", x)
         in_features = x.shape[-1]
         _check("LearnedGroupConv", in_features, self.features, self.num_groups, _factor(self))
         kernel = self.param("kernel", self.kernel_init, (1, 1, in_features, self.features), self.param_dtype)
@@ -111,6 +113,7 @@ class IndexedGroupConv(nn.Module):
         Raises:
             ValueError: groups or a factor that do not divide the features; whatever `conv2d` refuses.
         """
+        check_map("IndexedGroupConv", x)
         in_features = x.shape[-1]
         _check("IndexedGroupConv", in_features, self.features, self.num_groups, _factor(self))
         taken = in_features // _factor(self)
@@ -170,7 +173,14 @@ def importance(kernel: jax.Array, num_groups: int) -> jax.Array:
 
     Returns:
         [in_features, num_groups], float32 or wider.
+
+    Raises:
+        ValueError: num_groups that does not divide features.
     """
+    if num_groups < 1 or kernel.shape[-1] % num_groups:
+        raise ValueError(
+            f"importance: num_groups={num_groups} must divide features={kernel.shape[-1]}; choose a divisor of them"
+        )
     magnitudes = jnp.abs(kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32)))
     return _by_group(magnitudes, num_groups).sum(1)
 

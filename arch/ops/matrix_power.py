@@ -116,7 +116,7 @@ def newton_schulz_sqrt(a: jax.Array, num_iterations: int = 5) -> jax.Array:
         )
     wide = a.astype(jnp.promote_types(a.dtype, jnp.float32))
     trace = jnp.trace(wide, axis1=-2, axis2=-1)[..., None, None]
-    positive = trace >= jnp.finfo(wide.dtype).tiny
+    positive = ~(trace < jnp.finfo(wide.dtype).tiny)  # not a number stays what it is
     trace = jnp.where(positive, trace, 1)
     identity = jnp.eye(a.shape[-1], dtype=wide.dtype)
 

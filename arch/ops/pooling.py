@@ -93,5 +93,9 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
 
     Returns:
         [batch, channels], float32 or wider: not rounded back, because a classifier follows.
+
+    Raises:
+        ValueError: x that is not four-dimensional and floating point.
     """
+    check_map("global_avg_pool", x)
     return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))

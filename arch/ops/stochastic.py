@@ -32,6 +32,11 @@ def example_keys(key: jax.Array, ids: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, ids)
 
 
+def like_examples(values: jax.Array, x: jax.Array) -> jax.Array:
+    """What each example has, [batch], with as many axes as x [batch, ...]."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
 def dropout(x: jax.Array, key: jax.Array, rate: float, ids: jax.Array | None = None) -> jax.Array:
     """Zeroes each value with probability `rate`, and scales the others by 1 / (1 - rate).
 

@@ -246,7 +246,7 @@ def test_channel_attention_has_unit_length_and_spatial_attention_ignores_scale(x
     x = np.random.default_rng(0).standard_normal((2, 4, 4, 3))
     np.testing.assert_allclose(np.linalg.norm(quick_jit(channel_attention)(x), axis=-1), 1.0, rtol=1e-10)
     moved = 50.0 * x * np.array([1.0, 2.0, 4.0]) - 7.0
-    spatial = quick_jit(functools.partial(spatial_attention, epsilon=0.0))
+    spatial = quick_jit(functools.partial(spatial_attention, epsilon=1e-30))
     np.testing.assert_allclose(spatial(moved), spatial(x), rtol=1e-10)
 
 
@@ -305,6 +305,8 @@ def test_module_refuses_in_one_line(fields, message):
      r"residual_attention: trunk=int32\[1, 4, 4, 2\] must be floating point NHWC; convert it"),
     (lambda: spatial_attention(np.zeros((4, 4, 2), np.float32)),
      r"spatial_attention: x=float32\[4, 4, 2\] must be floating point NHWC; convert it"),
+    (lambda: spatial_attention(np.zeros((1, 4, 4, 2), np.float32), 0.0),
+     r"spatial_attention: epsilon=0.0 must be above 0, for flat maps; leave it out"),
 ])  # fmt: skip
 def test_function_refuses_in_one_line(call, message):
     with pytest.raises(ValueError, match=f"^{message}$"):

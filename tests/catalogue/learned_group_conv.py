@@ -94,6 +94,7 @@ ROWS: tuple[Operator, ...] = (
         },
         refusals=(
             (lambda: condense(np.zeros((1, 1, 8, 6)), _ONES[:4], 1, 4), r"\(1, 1, 8, 6\) and mask of shape \(4, 2\)"),
+            (lambda: importance(np.zeros((1, 1, 8, 6)), 4), "num_groups=4 must divide features=6"),
             (lambda: to_index_and_grouped_conv(np.zeros((1, 1, 8, 6)), _ONES, 4), r"have \[8, 8\] .* must have 2"),
         ),
     ),

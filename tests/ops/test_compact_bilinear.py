@@ -223,6 +223,10 @@ def test_bfloat16_is_summed_in_float32(make):
             "compact_bilinear_pool: reduction: unknown name 'max'; .*",
         ),
         (
+            lambda x, projection: compact_bilinear_pool(x, projection={}),
+            "compact_bilinear_pool: projection=dict must be a TensorSketch or a RandomMaclaurin; .*",
+        ),
+        (
             lambda x, projection: draw_tensor_sketch(jax.random.key(0), 3, 3, 0),
             "draw_tensor_sketch: features=0 must be at least 1; .*",
         ),

@@ -51,6 +51,12 @@ def test_an_example_is_dropped_whole_or_scaled():
     np.testing.assert_allclose(gradient, np.broadcast_to(kept[:, None, None, None] / 0.7, x.shape), rtol=1e-6)
 
 
+def test_bfloat16_survivors_are_scaled_as_in_float32():
+    x = jnp.full((64, 3), 1.7, jnp.bfloat16)
+    kept = np.unique(np.float32(drop_path(x, jax.random.key(0), 0.15)))
+    np.testing.assert_array_equal(kept, [0, np.float32(jnp.bfloat16(np.float32(x[0, 0]) / np.float32(0.85)))])
+
+
 def test_examples_survive_as_often_as_the_rate_says():
     """At a fixed rate, and at one that is traced, as a schedule has it."""
     x = np.ones((MANY, 1), np.float32)

@@ -158,6 +158,12 @@ def test_powers_of_a_matrix_that_lacks_rank():
     np.testing.assert_allclose(gradient, expected, atol=1e-4)
 
 
+def test_the_root_of_what_is_not_a_number_is_not_a_number():
+    a = np.full((2, 2), np.nan, np.float32)
+    for root in (matrix_sqrt, newton_schulz_sqrt):
+        assert np.isnan(root(a)).all()
+
+
 def test_the_root_of_nothing_is_nothing_with_no_gradient():
     zeros = np.zeros((2, 3, 3), np.float32)
     ones = np.ones_like(zeros)
