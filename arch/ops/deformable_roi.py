@@ -143,6 +143,7 @@ class DeformRoIPool(nn.Module):
             kernel_init=nn.initializers.zeros_init(),
             dtype=jnp.promote_types(x.dtype, jnp.float32),
             param_dtype=self.param_dtype,
+            precision=jax.lax.Precision.HIGHEST,  # coordinates need all digits
             name="offset",
         )(still.reshape(num_rois, height * width * channels))
         branch = branch.reshape(num_rois, height, width, -1)

@@ -92,7 +92,7 @@ ROWS: tuple[Operator, ...] = (
         },
         refusals=(
             (lambda: bilinear_pool(MAP, MAP[:, :1]), r"^bilinear_pool: .*, not \(1, 4\) and \(1, 2\); resize one$"),
-            (lambda: bilinear_pool(MAP[0]), r"^bilinear_pool: .*, not float32\[2, 2, 3\]; convert it$"),
+            (lambda: bilinear_pool(MAP[0]), r"^bilinear_pool: x=float32\[2, 2, 3\] must .*; convert it$"),
         ),
     ),
     Operator(
@@ -169,7 +169,7 @@ ROWS: tuple[Operator, ...] = (
         modules=(),
         oracle="numpy.cov; gradients in closed form",
         cases={"map": Case(_map, covariance_pool, out_shape=_always(5, 5))},
-        refusals=((lambda: covariance_pool(MAP[0]), r"^covariance_pool: .*, not float32\[2, 2, 3\]; convert it$"),),
+        refusals=((lambda: covariance_pool(MAP[0]), r"^covariance_pool: x=float32\[2, 2, 3\] must .*; convert it$"),),
     ),
     Operator(
         topic="Bilinear feature: whitening",
@@ -180,7 +180,7 @@ ROWS: tuple[Operator, ...] = (
             "map": Case(_map, gaussian_embedding, out_shape=_always(6, 6)),
             "root": Case(_map, lambda x: matrix_sqrt(gaussian_embedding(x)), half=False),
         },
-        refusals=((lambda: gaussian_embedding(MAP[0]), r"^gaussian_embedding: .*, not float32\[2, 2, 3\]; .*$"),),
+        refusals=((lambda: gaussian_embedding(MAP[0]), r"^gaussian_embedding: x=float32\[2, 2, 3\] must .*$"),),
     ),
     Operator(
         topic="Bilinear feature",

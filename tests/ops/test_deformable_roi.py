@@ -8,7 +8,7 @@ import pytest
 from arch.ops.roi import DeformRoIPool, deform_roi_pool
 from tests.compiling import quick_jit
 
-# Inside, fractional, without extent, over the edges, outside, turned inside out, of no image, not a number.
+# Inside, fractional; whole; without extent; over the edges; outside; turned inside out.
 ROIS = np.asarray(
     [
         [1, 2.3, 1.1, 9.7, 8.9],

@@ -20,7 +20,7 @@ from jax.interpreters import batching
 from arch.ops._lowerings import linear
 
 # Rows that a step of a loop on a CPU holds: a share of a core's second level cache.
-_BYTES_A_STEP = 512 * 1024
+_BYTES_A_STEP = 256 * 1024
 
 
 def read(table: jax.Array, weights: jax.Array, index: jax.Array) -> jax.Array:
@@ -51,14 +51,14 @@ def _read(table: jax.Array, weights: jax.Array, index: jax.Array, *, on_cpu: boo
     del on_cpu
     # Else what makes the weights is fused in, and computed anew for every channel.
     weights, index = lax.optimization_barrier((weights, index))
-    terms = (_rows(table, index[:, t]) * weights[:, t, None] for t in range(index.shape[1]))
+    terms = (_weigh(_rows(table, index[:, t]), weights[:, t, None]) for t in range(index.shape[1]))
     return sum(terms, start=jnp.zeros((), weights.dtype)).astype(table.dtype)
 
 
 def _write(gradient: jax.Array, weights: jax.Array, index: jax.Array, *, num_rows: int, on_cpu: bool) -> jax.Array:
     def add(out: jax.Array, points: Sequence[jax.Array]) -> tuple[jax.Array, None]:
         gradient, weights, index = points
-        rows = gradient[:, None] * weights[..., None]
+        rows = _weigh(gradient[:, None], weights[..., None])
         return out.at[index].add(rows, mode="promise_in_bounds"), None
 
     out = jnp.zeros((num_rows, gradient.shape[1]), weights.dtype)
@@ -82,6 +82,11 @@ def _dot(gradient: jax.Array, table: jax.Array, index: jax.Array, *, dtype: jnp.
     out = lax.map(products, [_steps(a, size) for a in (gradient, index)]).reshape(-1, index.shape[1])
     done = out.shape[0]
     return out if done == len(index) else jnp.concatenate([out, products((gradient[done:], index[done:]))])
+
+
+def _weigh(rows: jax.Array, weights: jax.Array) -> jax.Array:
+    """The product; where the weight is 0 a row is not looked at, since 0 * inf is not a number."""
+    return jnp.where(weights == 0, 0, rows * weights)
 
 
 def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
