@@ -126,6 +126,7 @@ def test_jit_is_eager(case):
     close(jitted(case)(*inputs), case.call(*jax.tree.map(jnp.asarray, inputs)), 1e-5)
 
 
+@pytest.mark.slow  # another program for each
 @cases(lambda case: case.mapped)
 def test_vmap_is_a_loop(case):
     each = [make(case, seed) for seed in range(2)]

@@ -82,7 +82,7 @@ def test_per_replica_batch_norm_differs(one_device):
     assert largest_difference(train(2, "batch_norm")[0].params, one_device[0].params) > 1e-3
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_the_whole_step_exports_for_tpu_and_gpu(dtype):
     step = parts("sync_batch_norm", jnp.dtype(dtype))[-1]
     devices = jax.local_device_count()

@@ -10,13 +10,27 @@ from flax import linen as nn
 from arch import AXIS_NAME
 from arch.errors import named_factory
 from arch.norm.batch import BatchNorm
-from arch.norm.group import GroupNorm
+from arch.norm.frozen import FrozenBatchNorm
+from arch.norm.ghost import GhostBatchNorm
+from arch.norm.group import GroupNorm, InstanceNorm
+from arch.norm.layer import LayerNorm
+from arch.norm.renorm import BatchRenorm
+from arch.norm.weight import Affine, MeanOnlyBatchNorm
 from arch.ops.stochastic import Examples
 
 NORMS = {
     "batch_norm": functools.partial(BatchNorm),
-    "sync_batch_norm": functools.partial(BatchNorm, axis_name=AXIS_NAME),
+    "sync_batch_norm": functools.partial(BatchNorm, axis_name=AXIS_NAME),  # device_group_size: over groups of devices
+    "ghost_batch_norm": functools.partial(GhostBatchNorm),
+    "frozen_batch_norm": functools.partial(FrozenBatchNorm),
+    "batch_renorm": functools.partial(BatchRenorm),
     "group_norm": functools.partial(GroupNorm),
+    "instance_norm": functools.partial(InstanceNorm),
+    "layer_norm_hwc": functools.partial(LayerNorm, reading="hwc"),
+    "layer_norm_hwc_elementwise": functools.partial(LayerNorm, reading="hwc_elementwise"),
+    "layer_norm_c": functools.partial(LayerNorm, reading="c"),
+    "mean_only_batch_norm": functools.partial(MeanOnlyBatchNorm),
+    "none": functools.partial(Affine),
 }
 
 

@@ -147,10 +147,20 @@ def test_bfloat16_computes_so_and_keeps_the_rest_float32(small):
     np.testing.assert_allclose(logits, full, atol=0.1 * np.abs(full).max())
 
 
-@pytest.mark.parametrize("norm_name", list(norm.NORMS))
+QUICK_NORMS = ("sync_batch_norm", "group_norm")
+
+
+@pytest.mark.parametrize(
+    "norm_name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK_NORMS)) for name in norm.NORMS]
+)
 def test_float64_stays_float64_forward_and_backward(x64, norm_name):
+    fields = {"ghost_batch_size": 2} if norm_name == "ghost_batch_norm" else {}
     model = models.create(
-        "shufflenet_v2_x0_5", num_classes=10, stage_sizes=(2, 1, 2), dropout_rate=0.2, norm=norm.create(norm_name)
+        "shufflenet_v2_x0_5",
+        num_classes=10,
+        stage_sizes=(2, 1, 2),
+        dropout_rate=0.2,
+        norm=norm.create(norm_name, **fields),
     )
     x = jax.ShapeDtypeStruct((2, 4, 16, 16, 3), jnp.float64)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x[0], train=False), x)

@@ -1,4 +1,4 @@
-"""Batch norm over devices: k devices with n examples are one device with k * n."""
+"""Batch norm over devices: k devices with n examples are one device with k * n, also in each group of devices."""
 
 import functools
 import re
@@ -12,6 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from arch.norm.batch import BatchNorm
 from arch.ops.stochastic import Examples
+from tests.compiling import quick_jit
 
 SHARDED, REPLICATED = PartitionSpec("batch"), PartitionSpec()
 
@@ -147,6 +148,96 @@ def test_a_device_without_weight_does_not_disturb(how):
     _assert_close((grads, grad_x[4:], out[4:], stats), _one_device(BatchNorm(), variables, x[4:], probe[4:]))
 
 
+def _independent(module, variables, num_groups, batch):
+    """One device a group: gradients of parameters summed, running statistics averaged, as a training step does."""
+    step = quick_jit(jax.vmap(_step(module, variables, None), in_axes=(None, 0)))
+    grads, grad_x, out, stats = step(variables["params"], _split(batch, num_groups))
+    grads = jax.tree.map(lambda leaf: leaf.sum(0), grads)
+    return grads, *_joined((grad_x, out)), jax.tree.map(lambda leaf: leaf.mean(0), stats)
+
+
+def _joined(tree):
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
+
+
+_GROUPS = [("pmap", 4, 2), ("vmap", 8, 4), ("shard_map checked", 4, 2)]
+_MORE_GROUPS = [("pmap", 1, 1), ("pmap", 8, 1), ("pmap", 8, 2), ("pmap", 8, 4), ("pmap", 8, 8), ("pmap", 6, 3)]
+_MORE_GROUPS += [
+    ("vmap", 6, 1),
+    ("shard_map", 4, 2),
+    ("vmap", 8, 2),
+    ("vmap", 2, 2),
+    ("shard_map", 8, 4),
+    ("shard_map checked", 8, 2),
+]
+
+
+@pytest.mark.parametrize(
+    "how,num_devices,group_size", _GROUPS + [pytest.param(*case, marks=pytest.mark.slow) for case in _MORE_GROUPS]
+)
+def test_groups_of_devices_are_independent_batch_norms(how, num_devices, group_size):
+    """Each group around a mean of its own, so that statistics of others would be seen."""
+    x, probe = _data(batch=2 * num_devices)
+    x = x + 10.0 * jnp.arange(len(x)).reshape(-1, 1, 1, 1)
+    variables = jax.tree.map(lambda a: a + 0.3, BatchNorm().init(jax.random.key(0), x, train=False))
+    layer = functools.partial(BatchNorm, unbiased_running_variance=True)
+    expected = _independent(layer(), variables, num_devices // group_size, (x, probe, None))
+    grouped = layer(axis_name="batch", device_group_size=group_size)
+    _assert_close(_devices(how, grouped, variables, num_devices, x, probe), expected)
+
+
+@pytest.mark.parametrize("how", ["vmap", pytest.param("pmap", marks=pytest.mark.slow)])
+def test_groups_with_unequal_counts_and_one_without_any(how):
+    x, probe = _data(batch=12)
+    weight = jnp.array([1.0, 1.0, 0.0, 0.0, 0.5, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0])
+    probe = probe * weight[:, None, None, None]
+    variables = jax.tree.map(lambda a: a + 0.3, BatchNorm().init(jax.random.key(0), x, train=False))
+    expected = _independent(BatchNorm(), variables, 3, (x, probe, weight))
+    grouped = BatchNorm(axis_name="batch", device_group_size=2)
+    actual = _devices(how, grouped, variables, 6, x, probe, weight)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(actual))
+    _assert_close(actual, expected)
+
+
+def test_groups_of_devices_are_exact_in_float64_and_their_means_do_not_mix(x64):
+    """Mean 1e3 and standard deviation 1e-2 in one group, 0 and 1 in the other; the formula is NumPy's."""
+    x = np.random.default_rng(0).standard_normal((2, 4, 3, 3, 5))
+    x[0] = 1e3 + 1e-2 * x[0]
+    mean, var = x.mean((1, 2, 3), keepdims=True), x.var((1, 2, 3), keepdims=True)
+    layer = BatchNorm(axis_name="batch", device_group_size=2, epsilon=1e-12, momentum=0.0)
+    variables = {
+        "params": {"scale": np.ones(5), "bias": np.zeros(5)},
+        "batch_stats": {"mean": np.ones(5), "var": np.ones(5)},
+    }
+    for dtype, tolerance in ((np.float64, 1e-9), (np.float32, 1e-5)):
+        _, _, out, stats = _devices(
+            "vmap", layer, variables, 4, x.reshape(8, 3, 3, 5).astype(dtype), np.ones((8, 1, 1, 1))
+        )
+        exact = x if dtype == np.float64 else x.astype(np.float32).astype(np.float64)
+        mean, var = exact.mean((1, 2, 3), keepdims=True), exact.var((1, 2, 3), keepdims=True)
+        np.testing.assert_allclose(out.reshape(x.shape), (exact - mean) / np.sqrt(var + 1e-12), rtol=0, atol=tolerance)
+        np.testing.assert_allclose(stats["mean"], mean.mean(0).squeeze(), rtol=1e-6)
+        np.testing.assert_allclose(stats["var"], var.mean(0).squeeze(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "fields,message",
+    [
+        ({"device_group_size": 3}, "device_group_size=3 must divide the 4 devices of axis 'batch'; choose a divisor"),
+        ({"device_group_size": 0}, "device_group_size=0 must divide the 4 devices of axis 'batch'; choose a divisor"),
+        ({"device_group_size": 2, "axis_name": None}, "device_group_size=2 needs an axis_name; name the mapped axis"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused(fields, message):
+    x = np.zeros((4, 2, 3), np.float32)
+    variables = BatchNorm().init(jax.random.key(0), x[0], train=False)
+    layer = BatchNorm(**{"axis_name": "batch", **fields})
+    with pytest.raises(ValueError, match=f"^batch_moments: {message}"):
+        jax.vmap(
+            lambda x: layer.apply(variables, x, train=True, mutable=["batch_stats"]), axis_name="batch", axis_size=4
+        )(x)
+
+
 class _Net(nn.Module):
     """Three times convolution, batch norm, ReLU."""
 
@@ -184,10 +275,11 @@ def test_per_replica_is_ghost_batch_norm_and_not_synchronized():
     assert np.abs(out[None] - out["batch"]).max() > 1e-3
 
 
-def test_one_collective_forward_and_one_backward():
+@pytest.mark.parametrize("group_size", [None, 2])
+def test_one_collective_forward_and_one_backward(group_size):
     x, probe = _split(_data(), 4)
     variables = BatchNorm().init(jax.random.key(0), x[0], train=False)
-    layer = BatchNorm(axis_name="batch")
+    layer = BatchNorm(axis_name="batch", device_group_size=group_size)
 
     def forward(params, x, probe):
         out, updated = layer.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])

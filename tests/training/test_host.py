@@ -14,8 +14,8 @@ if sys.argv[1] == "keep":
 import jax, jax.numpy as jnp
 step = jax.jit(lambda x: x * 2)
 x = jnp.ones((10_000_000,))
-for _ in range(20):  # until the heap has room for all that lives at once
-    step(x).block_until_ready()
+for _ in range(3):  # until the heap has room for all that lives at once, results that are freed late too
+    jax.block_until_ready([step(x) for _ in range(6)])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     step(x).block_until_ready()

@@ -94,7 +94,7 @@ def model(norm="sync_batch_norm", **fields):
     return Net(norms.create(norm), **fields)
 
 
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_k_devices_equal_one_with_augmentation_and_dropout_in_float64(x64, devices):
     net = model(dropout_rate=0.3, dtype=jnp.float64)
     batches = [batch(i) for i in range(3)]
@@ -105,6 +105,7 @@ def test_k_devices_equal_one_with_augmentation_and_dropout_in_float64(x64, devic
     assert_close(one.metrics, many.metrics.replace(_reduction_counter=one.metrics._reduction_counter), 1e-12)
 
 
+@pytest.mark.slow
 def test_three_layer_net_in_float32(x64):
     net = model()
     batches = [batch(0)]
@@ -118,6 +119,7 @@ def test_per_replica_batch_norm_is_not_sync_batch_norm(x64):
     assert distance(sync.params, replica.params) > 1e-3
 
 
+@pytest.mark.slow
 def test_per_replica_batch_norm_is_the_mean_of_ghosts(x64):
     """One plain gradient per ghost, averaged, with NumPy's mean of the statistics."""
     net = model("batch_norm", dtype=jnp.float64)
@@ -142,7 +144,7 @@ def test_per_replica_batch_norm_is_the_mean_of_ghosts(x64):
     assert_close(stats, got.batch_stats, 1e-12)
 
 
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("parts", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_micro_batches_equal_one_batch_with_group_norm(x64, parts):
     net = model("group_norm", dropout_rate=0.3, dtype=jnp.float64)
     batches = [batch(i) for i in range(3)]
@@ -152,6 +154,7 @@ def test_micro_batches_equal_one_batch_with_group_norm(x64, parts):
     assert metrics.compute(whole.metrics) == pytest.approx(metrics.compute(scanned.metrics), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_micro_batches_with_sync_batch_norm_are_the_same_for_any_number_of_devices(x64):
     net = model(dtype=jnp.float64)
     batches = [batch(i) for i in range(3)]
@@ -160,6 +163,7 @@ def test_micro_batches_with_sync_batch_norm_are_the_same_for_any_number_of_devic
     assert_close(one.batch_stats, four.batch_stats, 1e-12)
 
 
+@pytest.mark.slow
 def test_micro_batches_in_float32():
     net = model("group_norm")
     whole, scanned = (train(net, [batch(0)], 1, num_micro_batches=parts) for parts in (1, 4))

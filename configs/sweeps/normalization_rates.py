@@ -1,0 +1,24 @@
+"""The base learning rate of each normalization of normalization.py, at 8 x 32 images, by the validation split.
+
+    python scripts/sweep.py --config=configs/shufflenet_v2.py:fashion_mnist \\
+        --sweep=configs/sweeps/normalization_rates.py
+    python scripts/plot.py runs/shufflenet_v2-fashion_mnist-normalization_rates --x=schedule.base_learning_rate \\
+        --by=model.norm.name --metric=val/accuracy
+
+The best of each goes into BASE_LEARNING_RATES there. The test split is not looked at. Not yet run.
+"""
+
+from configs.sweeps import grid, normalization
+
+BASE_LEARNING_RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
+
+
+def get_sweep() -> grid.Grid:
+    """30 runs: six normalizations x five rates; a seed that the study does not use."""
+    size = normalization.BASE_BATCH_SIZE // normalization.NUM_DEVICES
+    cells = [
+        normalization.cell(name, size, rate)
+        for rate in BASE_LEARNING_RATES
+        for name in normalization.BASE_LEARNING_RATES
+    ]
+    return grid.product(grid.point({"seed": 100, "data.test_split": ""}), grid.chain(*cells))

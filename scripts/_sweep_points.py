@@ -1,0 +1,248 @@
+"""The points of a sweep: read from its file, applied to a recipe, and checked before any of them runs."""
+
+import copy
+import dataclasses
+import importlib.util
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from arch import AXIS_NAME, models, norm, optim
+from arch.errors import unknown_name
+from arch.training.state import create_state
+from arch.training.step import make_train_step
+from configs import cli
+from input_pipeline.pipeline import device_preprocess
+from input_pipeline.settings import Augmentation
+from input_pipeline.sources import open_source
+
+SWEEPS = pathlib.Path("configs", "sweeps")
+LONGEST_NAME = 200  # of a folder; file systems have 255 bytes
+
+logger = logging.getLogger("sweep")
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One training run of a sweep.
+
+    Attributes:
+      name: of its folder, from the fields that tell the points apart.
+      overrides: dotted path of a field -> value, all of them.
+      config: the recipe with the overrides.
+    """
+
+    name: str
+    overrides: Mapping[str, Any]
+    config: ml_collections.ConfigDict
+
+    @property
+    def flags(self) -> list[str]:
+        """The overrides as flags of train.py."""
+        return [f"--config.{field}={value}" for field, value in self.overrides.items()]
+
+
+def load(path: str) -> list[dict[str, Any]]:
+    """The points of a sweep file.
+
+    Raises:
+      ValueError: there is no such file, it is no sweep, or it has no points.
+    """
+    if not os.path.isfile(path):
+        there = [str(file) for file in SWEEPS.glob("*.py") if file.stem not in ("__init__", "grid")]
+        raise unknown_name("--sweep", path, there)
+    spec = importlib.util.spec_from_file_location("sweep_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_sweep"):
+        raise ValueError(f"--sweep: {path} has no get_sweep(); it is not a sweep")
+    points = module.get_sweep()
+    if not points:
+        raise ValueError(f"--sweep: {path} has no points; return at least one")
+    return points
+
+
+def expand(
+    base: ml_collections.ConfigDict, sweep: Sequence[Mapping[str, Any]], given: Collection[str] = ()
+) -> list[Point]:
+    """The points of a sweep over a recipe; of points with the same config the first.
+
+    Args:
+      base: locked; it is not changed.
+      sweep: overrides.
+      given: fields that the points shall leave as they are in `base`.
+
+    Raises:
+      ValueError: a field that does not exist, a value of a wrong type, two points of one name.
+    """
+    found: dict[str, tuple[dict[str, Any], ml_collections.ConfigDict]] = {}
+    for all_overrides in sweep:
+        overrides = {field: value for field, value in all_overrides.items() if field not in given}
+        config = override(base, overrides)
+        found.setdefault(json.dumps(config.to_dict(), sort_keys=True), (overrides, config))
+    if len(found) < len(sweep):
+        logger.info("%d of %d points have the config of another one and run once", len(sweep) - len(found), len(sweep))
+    telling = telling_fields([overrides for overrides, _ in found.values()])
+    points = [Point(folder_name(overrides, telling), overrides, config) for overrides, config in found.values()]
+    names = [point.name for point in points]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"sweep: two points would share the folder {doubled[0]}; make their values differ as text")
+    return points
+
+
+def override(base: ml_collections.ConfigDict, overrides: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """A copy of a locked config with other values, which have to be of the type of the old ones."""
+    config = copy.deepcopy(base)
+    for field, value in overrides.items():
+        group, _, name = field.rpartition(".")
+        try:
+            if group in cli.OPEN_GROUPS:
+                node = config
+                for part in group.split("."):
+                    node = node[part]
+                with node.unlocked():
+                    node[name] = value
+            else:
+                cli._check_field(config, f"config.{field}")
+                config.update_from_flattened_dict({field: value})
+        except TypeError as error:
+            raise ValueError(f"sweep: {field}={value!r} is of a wrong type; {error}") from error
+    return config
+
+
+def telling_fields(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The fields that tell the points apart, in the order in which the points name them.
+
+    A field is left out where those before it say it already: the learning rate, where it follows from the batch.
+    """
+    telling: list[str] = []
+    found = 1
+    for field in dict.fromkeys(field for point in points for field in point):
+        keys = {tuple(repr(point[f]) if f in point else None for f in (*telling, field)) for point in points}
+        if len(keys) > found:
+            telling.append(field)
+            found = len(keys)
+    return telling
+
+
+def folder_name(overrides: Mapping[str, Any], telling: Iterable[str]) -> str:
+    """`model.norm.name=group_norm,seed=0`, of the fields that tell points apart; safe on any file system.
+
+    Raises:
+      ValueError: the name is too long for a file system.
+    """
+    pairs = (f"{field}={overrides[field]}" for field in telling if field in overrides)
+    name = ",".join(pairs) or "default"
+    safe = "".join(c if c.isalnum() or c in "._-=,+" else "_" for c in name.replace(", ", "-"))
+    if len(safe) > LONGEST_NAME:
+        raise ValueError(f"sweep: the folder {safe} has {len(safe)} characters, over {LONGEST_NAME}; vary fewer fields")
+    return safe
+
+
+def check(points: Sequence[Point], check_config: Callable[[ml_collections.ConfigDict], None]) -> list[int]:
+    """Builds every point by tracing its training step; returns the number of steps of each.
+
+    The number of devices is that of the CPU here; where it is not that of the runs, these check it again.
+
+    Args:
+      points: of the sweep.
+      check_config: raises a ValueError for what can be said of a config before any data is read.
+
+    Raises:
+      ValueError: a point that cannot be run; the message ends with its name.
+      FileNotFoundError: the data set is not there.
+    """
+    sources, traced, steps = {}, set(), []
+    for point in points:
+        data = point.config.data
+        key = (data.name, data.dir, data.train_split)
+        try:
+            check_config(point.config)
+            if key not in sources:
+                sources[key] = open_source(*key)
+            source = sources[key]
+            steps.append(check_point(point.config, len(source), source.num_classes, jax.device_count(), traced))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{' '.join(str(error).split())} (in the point {point.name})") from error
+    return steps
+
+
+def check_point(
+    config: ml_collections.ConfigDict, num_train: int, num_classes: int, num_devices: int, traced: set[str]
+) -> int:
+    """Builds what a config stands for; returns the number of its steps.
+
+    Args:
+      config: of a run.
+      num_train: examples of its training split.
+      num_classes: of its data.
+      num_devices: over which the global batch is split.
+      traced: what has been traced already, to which this is added.
+    """
+    steps_per_epoch = num_train / config.global_batch_size
+    num_steps = config.num_steps or max(1, round(config.num_epochs * steps_per_epoch))
+    tx, _ = optim.create(
+        config.optimizer,
+        config.schedule,
+        total_steps=num_steps,
+        steps_per_epoch=steps_per_epoch,
+        global_batch_size=config.global_batch_size,
+    )
+    # What these change is a number in the program, or how long it runs.
+    key = json.dumps(config.to_dict() | dict.fromkeys(("seed", "num_epochs", "num_steps", "schedule")), sort_keys=True)
+    if key not in traced:
+        trace(config, tx, num_classes, num_devices)
+        traced.add(key)
+    return num_steps
+
+
+def trace(
+    config: ml_collections.ConfigDict, tx: optax.GradientTransformation, num_classes: int, num_devices: int
+) -> None:
+    """Traces the training step that train.py would compile: names, fields and shapes fit together."""
+    model = models.create(
+        config.model.name,
+        num_classes=num_classes,
+        norm=norm.create(config.model.norm.name, **config.model.norm.fields),
+        dtype=jnp.dtype(config.model.dtype),
+        **config.model.fields,
+    )
+    step = make_train_step(
+        model,
+        tx,
+        seed=config.seed,
+        preprocess=device_preprocess(Augmentation.from_config(config.data), augment=False),
+        label_smoothing=config.label_smoothing,
+        num_micro_batches=config.num_micro_batches,
+        ema_decay=config.ema_decay,
+    )
+    shape = (config.data.image_size, config.data.image_size, config.data.num_channels)
+    leading = (num_devices, config.global_batch_size // num_devices)
+    batch = {
+        "image": jax.ShapeDtypeStruct((*leading, *shape), jnp.uint8),
+        "label": jax.ShapeDtypeStruct(leading, jnp.int32),
+        "weight": jax.ShapeDtypeStruct(leading, jnp.float32),
+    }
+
+    def first_step(batch: dict[str, jax.Array]) -> Any:
+        state = create_state(
+            model,
+            tx,
+            seed=config.seed,
+            image_shape=shape,
+            num_classes=num_classes,
+            dtype=jnp.dtype(config.model.dtype),
+            keep_ema=config.ema_decay > 0,
+        )
+        return jax.vmap(step, in_axes=(None, 0), axis_name=AXIS_NAME)(state, batch)
+
+    with jax.enable_x64(config.model.dtype == "float64"):
+        jax.eval_shape(first_step, batch)

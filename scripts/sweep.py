@@ -1,0 +1,101 @@
+"""Trains every point of a grid: `python scripts/sweep.py --config=configs/x.py --sweep=configs/sweeps/y.py`.
+
+The sweep file has a `get_sweep()` that returns a list of overrides, see configs/sweeps/grid.py. Before anything starts,
+each is applied to the locked recipe and its training step is traced. Points whose configs are the same run once.
+
+--launcher=local trains one point after the other, each in a folder of --workdir (default: runs/CONFIG-SWEEP) that is
+named by the fields that tell it from the others. The same command again skips what is finished and resumes what is not;
+a point that fails is reported and the sweep goes on. --launcher=print prints the commands of what is not finished.
+
+All other flags go to train.py; a --config.FIELD=VALUE among them wins over the sweep. Exit status: 0 when all points
+are finished, 1 when some failed, 2 for a command or sweep that cannot be run, 75 after SIGTERM, 130 after Ctrl-C: the
+point at work has been saved; run the command again.
+"""
+
+import json
+import logging
+import pathlib
+import sys
+from collections.abc import Iterable, Sequence
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # run from a checkout
+
+import jax
+from absl import flags
+
+import train
+from arch.errors import unknown_name
+from arch.training import workdir
+from configs import cli
+from scripts._sweep_launchers import LAUNCHERS, Job
+from scripts._sweep_points import Point, check, expand, load, telling_fields
+
+SWEEP = flags.DEFINE_string("sweep", None, "Grid: configs/sweeps/NAME.py.", required=True)
+LAUNCHER = flags.DEFINE_string("launcher", "local", "local: one point after the other; print: only their commands.")
+
+OWN_FLAGS = ("sweep", "launcher", "workdir")
+RECORD = "sweep.json"  # what the folder of a sweep holds beside its runs; read by scripts/plot.py
+
+logger = logging.getLogger("sweep")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Expands, checks and launches; `arguments` are those of the command line."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    logging.getLogger().setLevel(logging.WARNING)
+    logger.setLevel(logging.INFO)
+    # The devices are for the runs; nothing here computes, and a TPU admits one process.
+    jax.config.update("jax_platforms", "cpu")
+    if LAUNCHER.value not in LAUNCHERS:
+        raise unknown_name("--launcher", LAUNCHER.value, LAUNCHERS)
+    folder = pathlib.Path(train.WORKDIR.value or f"runs/{cli.config_name()}-{pathlib.Path(SWEEP.value).stem}")
+    points = expand(train.CONFIG.value, load(SWEEP.value), given=given_fields(arguments))
+    logger.info("checking %d points", len(points))
+    shared = passed_on(arguments)
+    jobs = []
+    for point, num_steps in zip(points, check(points, train.check_config), strict=True):
+        place = folder / point.name
+        workdir.check(str(place), point.config.to_dict())
+        command = [sys.executable, str(ROOT / "train.py"), *shared, *point.flags, f"--workdir={place}"]
+        jobs.append(Job(point.name, place, command, num_steps))
+    write_record(folder, points, jobs)
+    return LAUNCHERS[LAUNCHER.value](jobs)
+
+
+def given_fields(arguments: Iterable[str]) -> set[str]:
+    """The fields that the command line sets."""
+    names = (item.lstrip("-").partition("=")[0] for item in arguments if item.startswith("-"))
+    return {name.removeprefix("config.") for name in names if name.startswith("config.")}
+
+
+def passed_on(arguments: Sequence[str]) -> list[str]:
+    """The flags without those of this program."""
+    kept, is_value = [], False
+    for item in arguments:
+        name, equals, _ = item.lstrip("-").partition("=")
+        if is_value:
+            is_value = False
+        elif item.startswith("-") and name in OWN_FLAGS:
+            is_value = not equals
+        else:
+            kept.append(item)
+    return kept
+
+
+def write_record(folder: pathlib.Path, points: Sequence[Point], jobs: Sequence[Job]) -> None:
+    """Says in the folder of the sweep which runs belong to it."""
+    if (folder / "config.json").exists():
+        raise ValueError(f"--workdir={folder} is the folder of a run; use --workdir={workdir.fresh(str(folder))}")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"name": point.name, "num_steps": job.num_steps, "overrides": dict(point.overrides)}
+        for point, job in zip(points, jobs, strict=True)
+    ]
+    record = {"fields": telling_fields([point.overrides for point in points]), "points": rows}
+    workdir.write_atomically(folder / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    ARGUMENTS = tuple(sys.argv[1:])  # before flags of open groups are taken out
+    cli.run(lambda: main(ARGUMENTS))
