@@ -134,6 +134,7 @@ def test_vmap_is_a_loop(case):
     close(mapped, jax.tree.map(stack, *[jax.device_get(jitted(case)(*inputs)) for inputs in each]), 1e-5)
 
 
+@pytest.mark.slow  # another program for each
 @cases(lambda case: case.half)
 def test_bfloat16_stays_and_is_near_float32(case):
     inputs = make(case)
