@@ -120,7 +120,7 @@ def _check_config(argv: Sequence[str]) -> dict[str, tuple[list[str], Any]]:
                     raise ValueError(f"--{flag}: write its value behind an equals sign, --{flag}=VALUE")
                 fields[item] = ([*group, name], _literal(text))
             else:
-                _check_field(config, flag)
+                check_field(config, flag)
     return fields
 
 
@@ -132,7 +132,7 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _check_field(config: ml_collections.ConfigDict, flag: str) -> None:
+def check_field(config: ml_collections.ConfigDict, flag: str) -> None:
     node, seen = config, "config"
     for part in flag.split(".")[1:]:
         if not isinstance(node, ml_collections.ConfigDict):

@@ -111,7 +111,7 @@ def override(base: ml_collections.ConfigDict, overrides: Mapping[str, Any]) -> m
                 with node.unlocked():
                     node[name] = value
             else:
-                cli._check_field(config, f"config.{field}")
+                cli.check_field(config, f"config.{field}")
                 config.update_from_flattened_dict({field: value})
         except TypeError as error:
             raise ValueError(f"sweep: {field}={value!r} is of a wrong type; {error}") from error

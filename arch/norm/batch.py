@@ -11,7 +11,7 @@ from jax import lax
 
 from arch.norm.devices import count_groups, own_group, psum_rows
 from arch.norm.running import RunningNorm, check_momentum, move_running, normalize_running
-from arch.ops.stochastic import Examples
+from arch.ops.stochastic import Examples, like_examples
 
 
 class Moments(NamedTuple):
@@ -77,7 +77,7 @@ def _moments_of_groups(
         count, weights = jnp.full((), x.shape[0] * positions, x.dtype), 1.0
     else:
         count = weight.astype(x.dtype).sum() * positions
-        weights = _like_examples(weight, x)
+        weights = like_examples(weight.astype(x.dtype), x)
     sampled = count * (sample.size / x.size)
     shift = lax.stop_gradient(jnp.sum(weights * sample, axes) / _at_least_one(sampled))
     shifted = x - shift
@@ -129,11 +129,6 @@ def _combine_devices(
     centred = squares.sum(1) + (counts * lax.square(means - offset)).sum(1)
     var = jnp.maximum(centred, 0.0) / _at_least_one(total[:, 0])
     return Moments(common[:, 0], offset[:, 0], var, total[:, 0, 0])
-
-
-def _like_examples(weight: jax.Array, x: jax.Array) -> jax.Array:
-    """The weights [batch] in the dtype and with as many axes as x [batch, ...]."""
-    return weight.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _at_least_one(count: jax.Array) -> jax.Array:
@@ -189,7 +184,7 @@ def _normalize_batch_jvp(
     unit = ((x - own.shift) - own.offset) * inverse_std
     y = _normalize(x, own, scale * inverse_std, bias)
 
-    weighted = x_dot if weight is None else x_dot * _like_examples(weight, x)
+    weighted = x_dot if weight is None else x_dot * like_examples(weight.astype(x.dtype), x)
     sums = psum_rows(jnp.concatenate(_sum_each(weighted, weighted * unit)), len(groups.count), axis_name)
     means = jnp.split(sums / _at_least_one(groups.count)[:, None], 2, axis=1)
     mean_dot, along_unit = own_group(means, axis_name)

@@ -7,8 +7,8 @@ import pytest
 
 from arch.norm.batch import BatchNorm
 from arch.norm.renorm import BatchRenorm, Limits, ramp, renorm_corrections
-from arch.ops.stochastic import Examples
 from tests.compiling import quick_jit
+from tests.norm.training import close, step_of
 
 SHAPE = (6, 3, 2, 4)
 OPEN = dict(plain_steps=0, r_max_steps=0, d_max_steps=0)  # the limits from the first update on
@@ -21,25 +21,6 @@ def _data(seed=0):
     params = {"scale": random.standard_normal(4), "bias": random.standard_normal(4)}
     stats = {"mean": random.standard_normal(4), "std": np.exp(random.standard_normal(4)), "num_updates": np.zeros(())}
     return params, stats, 2.0 * x + 1.0, probe
-
-
-def _step(layer):
-    """(params, statistics, x, probe, weight) -> (gradients of params, of x), (output, statistics)."""
-
-    def step(params, stats, x, probe, weight=None):
-        def loss(params, x):
-            variables = {"params": params, "batch_stats": stats}
-            examples = Examples(weight=weight)
-            out, updated = layer.apply(variables, x, train=True, examples=examples, mutable=["batch_stats"])
-            return jnp.sum(out * probe), (out, updated["batch_stats"])
-
-        return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
-
-    return quick_jit(step)
-
-
-def _close(actual, expected, atol=1e-12):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol), actual, expected)
 
 
 def _normalized(x):
@@ -71,30 +52,30 @@ def test_algorithm_one_with_some_channels_clipped(x64):
     grad_x = (upstream - upstream.mean((0, 1, 2)) - unit * (upstream * unit).mean((0, 1, 2))) / std
     grads = {"scale": (probe * (unit * r + d)).sum((0, 1, 2)), "bias": probe.sum((0, 1, 2))}
     layer = BatchRenorm(r_max=1.3, d_max=0.4, **OPEN)
-    _close(_step(layer)(params, stats, x, probe), ((grads, grad_x), (expected, moved)))
+    close(step_of(layer)(params, stats, x, probe), ((grads, grad_x), (expected, moved)))
 
 
 def test_limits_of_one_and_zero_are_batch_norm(x64):
     params, stats, x, probe = _data()
     weight = np.array([1.0, 0.0, 2.0, 1.0, 1.0, 0.5])
     batch_stats = {"mean": stats["mean"], "var": np.square(stats["std"])}
-    expected = _step(BatchNorm(momentum=0.99))(params, batch_stats, x, probe, weight)
+    expected = step_of(BatchNorm(momentum=0.99))(params, batch_stats, x, probe, weight)
     for layer in (BatchRenorm(r_max=1.0, d_max=0.0, **OPEN), BatchRenorm()):  # or in the plain steps
-        gradients, (out, moved) = _step(layer)(params, stats, x, probe, weight)
-        _close((gradients, out, moved["mean"]), (expected[0], expected[1][0], expected[1][1]["mean"]))
+        gradients, (out, moved) = step_of(layer)(params, stats, x, probe, weight)
+        close((gradients, out, moved["mean"]), (expected[0], expected[1][0], expected[1][1]["mean"]))
 
 
 def test_infinite_limits_give_evaluations_values_but_batch_norms_gradient(x64):
     params, stats, x, probe = _data()
     layer = BatchRenorm(**INFINITE)
-    (_, grad_x), (out, _) = _step(layer)(params, stats, x, probe)
-    _close(out, (x - stats["mean"]) / stats["std"] * params["scale"] + params["bias"])
-    _close(out, layer.apply({"params": params, "batch_stats": stats}, x, train=False))
+    (_, grad_x), (out, _) = step_of(layer)(params, stats, x, probe)
+    close(out, (x - stats["mean"]) / stats["std"] * params["scale"] + params["bias"])
+    close(out, layer.apply({"params": params, "batch_stats": stats}, x, train=False))
     # r is a constant: batch norm's gradient for a scale that is r times as large, orthogonal to 1 and to x.
     r, _ = _corrections(stats, x, np.inf, np.inf)
     batch_stats = {"mean": stats["mean"], "var": stats["std"]}
-    expected = _step(BatchNorm())({**params, "scale": params["scale"] * r}, batch_stats, x, probe)[0][1]
-    _close(grad_x, expected)
+    expected = step_of(BatchNorm())({**params, "scale": params["scale"] * r}, batch_stats, x, probe)[0][1]
+    close(grad_x, expected)
     np.testing.assert_allclose(grad_x.sum((0, 1, 2)), 0.0, atol=1e-10)
     assert np.abs(grad_x - probe * params["scale"] / stats["std"]).max() > 0.1  # evaluation's
 
@@ -120,12 +101,12 @@ def test_updates_are_counted_in_one_program_and_go_on_from_what_was_saved(x64):
     """Two plain updates, then limits half open, then open; the count, not the program, says which."""
     params, stats, x, probe = _data()
     layer = BatchRenorm(r_max=1.4, d_max=0.6, plain_steps=1, r_max_steps=3, d_max_steps=2, momentum=0.5)
-    step = _step(layer)
+    step = step_of(layer)
     unit = _normalized(x)[0]
     for r_max, d_max in ((1.0, 0.0), (1.0, 0.0), (1.2, 0.6), (1.4, 0.6), (1.4, 0.6)):
         r, d = _corrections(stats, x, r_max, d_max)
         _, (out, stats) = step(params, stats, x, probe)
-        _close(out, (unit * r + d) * params["scale"] + params["bias"])
+        close(out, (unit * r + d) * params["scale"] + params["bias"])
         stats = jax.device_get(stats)  # as a checkpoint would
     assert stats["num_updates"] == 5
     assert step._cache_size() == 1
@@ -133,7 +114,7 @@ def test_updates_are_counted_in_one_program_and_go_on_from_what_was_saved(x64):
 
 def test_a_batch_without_weight_moves_nothing_and_is_not_counted():
     params, stats, x, probe = jax.tree.map(np.float32, _data())
-    gradients, (out, moved) = _step(BatchRenorm(**OPEN))(params, stats, x, probe, np.zeros(6, np.float32))
+    gradients, (out, moved) = step_of(BatchRenorm(**OPEN))(params, stats, x, probe, np.zeros(6, np.float32))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((gradients, out)))
     jax.tree.map(np.testing.assert_array_equal, moved, stats)
 
@@ -145,20 +126,20 @@ def test_devices_are_one_device_and_groups_are_several(group_size, x64):
     x, probe = np.concatenate([x, 1.5 * x[::-1] - 1.0]), np.concatenate([probe, probe[::-1]])
     layer = BatchRenorm(r_max=1.3, d_max=0.4, axis_name="batch", device_group_size=group_size, **OPEN)
     split = (leaf.reshape(4, 3, *SHAPE[1:]) for leaf in (x, probe))
-    mapped = jax.vmap(_step(layer), in_axes=(None, None, 0, 0), axis_name="batch")
+    mapped = jax.vmap(step_of(layer), in_axes=(None, None, 0, 0), axis_name="batch")
     (grads, grad_x), (out, moved) = mapped(params, stats, *split)
     for leaf in jax.tree.leaves(moved):
         np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
 
-    alone = _step(BatchRenorm(r_max=1.3, d_max=0.4, **OPEN))
+    alone = step_of(BatchRenorm(r_max=1.3, d_max=0.4, **OPEN))
     parts = 1 if group_size is None else 2
     results = [alone(params, stats, *batch) for batch in zip(np.split(x, parts), np.split(probe, parts), strict=True)]
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *[(r[0][1], r[1][0]) for r in results])
-    _close((grad_x.reshape(x.shape), out.reshape(x.shape)), joined)
+    close((grad_x.reshape(x.shape), out.reshape(x.shape)), joined)
     total = jax.tree.map(lambda *leaves: sum(leaves), *[r[0][0] for r in results])
-    _close(jax.tree.map(lambda leaf: leaf.sum(0), grads), total)
+    close(jax.tree.map(lambda leaf: leaf.sum(0), grads), total)
     mean = jax.tree.map(lambda *leaves: sum(leaves) / parts, *[r[1][1] for r in results])
-    _close(jax.tree.map(lambda leaf: leaf[0], moved), mean)
+    close(jax.tree.map(lambda leaf: leaf[0], moved), mean)
 
 
 def test_bfloat16_has_float32_statistics_and_a_count_that_stays():
@@ -189,4 +170,4 @@ def test_bfloat16_has_float32_statistics_and_a_count_that_stays():
 )
 def test_fields_out_of_range_are_refused(fields, message):
     with pytest.raises(ValueError, match=f"^BatchRenorm: {message}"):
-        jax.eval_shape(_step(BatchRenorm(**fields)), *jax.tree.map(np.float32, _data()))
+        jax.eval_shape(step_of(BatchRenorm(**fields)), *jax.tree.map(np.float32, _data()))

@@ -7,8 +7,8 @@ import pytest
 
 from arch.norm.batch import BatchNorm
 from arch.norm.ghost import GhostBatchNorm
-from arch.ops.stochastic import Examples
 from tests.compiling import quick_jit
+from tests.norm.training import close, step_of
 
 SHAPE = (6, 3, 2, 4)
 
@@ -24,25 +24,6 @@ def _variables(dtype=np.float64):
     scale, bias, mean = random.standard_normal((3, SHAPE[-1])).astype(dtype)
     var = np.exp(random.standard_normal(SHAPE[-1])).astype(dtype)
     return {"scale": scale, "bias": bias}, {"mean": mean, "var": var}
-
-
-def _step(layer):
-    """(params, statistics, x, probe, weight) -> (gradients of params, of x), (output, statistics)."""
-
-    def step(params, stats, x, probe, weight=None):
-        def loss(params, x):
-            variables = {"params": params, "batch_stats": stats}
-            examples = Examples(weight=weight)
-            out, updated = layer.apply(variables, x, train=True, examples=examples, mutable=["batch_stats"])
-            return jnp.sum(out * probe), (out, updated["batch_stats"])
-
-        return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
-
-    return quick_jit(step)
-
-
-def _close(actual, expected, atol=1e-12):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol), actual, expected)
 
 
 def test_the_formula(x64):
@@ -64,8 +45,8 @@ def test_the_formula(x64):
     }
     for rule, moved in stats.items():
         layer = GhostBatchNorm(ghost_batch_size=2, momentum=0.7, running_rule=rule, unbiased_running_variance=True)
-        _, (out, updated) = _step(layer)(params, start, x, probe)
-        _close((out, updated), (expected, moved))
+        _, (out, updated) = step_of(layer)(params, start, x, probe)
+        close((out, updated), (expected, moved))
 
 
 def test_ghosts_of_a_devices_batch_are_replicas_without_synchronization(x64):
@@ -73,12 +54,12 @@ def test_ghosts_of_a_devices_batch_are_replicas_without_synchronization(x64):
     x, probe = _data()
     variables = _variables()
     split = [a.reshape(3, 2, *SHAPE[1:]) for a in (x, probe)]
-    replicas = jax.vmap(_step(BatchNorm()), in_axes=(None, None, 0, 0), axis_name="batch")
+    replicas = jax.vmap(step_of(BatchNorm()), in_axes=(None, None, 0, 0), axis_name="batch")
     (grads, grad_x), (out, stats) = replicas(*variables, *split)
     grads = jax.tree.map(lambda leaf: leaf.sum(0), grads)
     stats = jax.tree.map(lambda leaf: leaf.mean(0), stats)
-    actual = _step(GhostBatchNorm(ghost_batch_size=2, running_rule="mean"))(*variables, x, probe)
-    _close(actual, ((grads, grad_x.reshape(SHAPE)), (out.reshape(SHAPE), stats)))
+    actual = step_of(GhostBatchNorm(ghost_batch_size=2, running_rule="mean"))(*variables, x, probe)
+    close(actual, ((grads, grad_x.reshape(SHAPE)), (out.reshape(SHAPE), stats)))
 
 
 @pytest.mark.parametrize("rule", ["sequential", "mean"])
@@ -87,7 +68,7 @@ def test_one_ghost_is_batch_norm(rule, x64):
     weight = np.array([1.0, 0.0, 2.0, 1.0, 1.0, 0.5])
     inputs = (*_variables(), x, probe, weight)
     ghost = GhostBatchNorm(ghost_batch_size=6, running_rule=rule)
-    _close(_step(ghost)(*inputs), _step(BatchNorm())(*inputs))
+    close(step_of(ghost)(*inputs), step_of(BatchNorm())(*inputs))
 
 
 def test_a_ghost_without_weight_moves_nothing(x64):
@@ -104,17 +85,17 @@ def test_a_ghost_without_weight_moves_nothing(x64):
     }
     for rule, mean in expected.items():
         layer = GhostBatchNorm(ghost_batch_size=2, running_rule=rule)
-        (grads, grad_x), (out, stats) = _step(layer)(*variables, x, probe, weight)
+        (grads, grad_x), (out, stats) = step_of(layer)(*variables, x, probe, weight)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((grads, grad_x, out, stats)))
         np.testing.assert_array_equal(grad_x[:2], 0.0)
         np.testing.assert_allclose(stats["mean"], mean, rtol=0, atol=1e-12)
-        _, (_, stats) = _step(layer)(*variables, x, probe, np.zeros(6))
+        _, (_, stats) = step_of(layer)(*variables, x, probe, np.zeros(6))
         jax.tree.map(np.testing.assert_array_equal, stats, variables[1])
 
 
 def test_momentum_zero_keeps_the_last_ghost(x64):
     x, probe = _data()
-    _, (_, stats) = _step(GhostBatchNorm(ghost_batch_size=2, momentum=0.0))(*_variables(), x, probe)
+    _, (_, stats) = step_of(GhostBatchNorm(ghost_batch_size=2, momentum=0.0))(*_variables(), x, probe)
     np.testing.assert_allclose(stats["mean"], x[4:].mean((0, 1, 2)), rtol=0, atol=1e-12)
     np.testing.assert_allclose(stats["var"], x[4:].var((0, 1, 2)), rtol=0, atol=1e-12)
 
@@ -124,7 +105,7 @@ def test_bfloat16_has_float32_statistics_and_large_means_survive():
     params = {"scale": np.ones(3, np.float32), "bias": np.zeros(3, np.float32)}
     layer = GhostBatchNorm(ghost_batch_size=4, epsilon=1e-12, dtype=jnp.bfloat16)
     stats = {"mean": params["bias"], "var": params["scale"]}
-    _, (out, stats) = _step(layer)(params, stats, x, np.ones((), np.float32))
+    _, (out, stats) = step_of(layer)(params, stats, x, np.ones((), np.float32))
     assert out.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(stats)} == {jnp.dtype("float32")}
     ghosts = np.asarray(out, np.float64).reshape(2, 4, 8, 8, 3)
@@ -154,6 +135,6 @@ def test_initialising_and_evaluating_split_nothing():
 def test_fields_that_do_not_fit_are_refused(fields, message):
     variables = _variables(np.float32)
     with pytest.raises(ValueError, match=message) as error:
-        jax.eval_shape(_step(GhostBatchNorm(**fields)), *variables, *np.float32(_data()))
+        jax.eval_shape(step_of(GhostBatchNorm(**fields)), *variables, *np.float32(_data()))
     assert str(error.value).startswith("GhostBatchNorm")
     assert "\n" not in str(error.value)
