@@ -1,9 +1,12 @@
-"""What recipes share: the argument behind the colon of `--config=configs/x.py:imagenet,width=1.5`."""
+"""What recipes share: the argument behind the colon of `--config=configs/x.py:imagenet,width=1.5`, and data sets."""
 
 import difflib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
+
+from configs import default
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
@@ -55,3 +58,95 @@ def make_smoke(config: ml_collections.ConfigDict) -> None:
     config.data.train_split, config.data.val_split, config.data.test_split = "train", "val", "test"
     config.data.image_size = min(config.data.image_size, 32)
     config.data.num_workers = 0
+
+
+def family_recipe(
+    owner: str,
+    arg: str | None,
+    *,
+    names: Sequence[str],
+    small: Callable[[str], Mapping[str, Any]],
+    imagenet: Callable[[ml_collections.ConfigDict], None],
+) -> ml_collections.ConfigDict:
+    """The recipe of a family of networks, for the digits, Fashion-MNIST or ImageNet.
+
+    Args:
+      owner: the recipe's file, for errors.
+      arg: `name=` one of `names`, `imagenet`, `fashion_mnist`, `smoke`, separated by commas.
+      names: keys of arch.models.MODELS; the first is taken where none is named.
+      small: the fields that make the network of a name fit images of 16 to 32 pixels and two CPU cores; of its stem
+        they say nothing.
+      imagenet: sets what the paper trains with, on top of `set_imagenet`.
+    """
+    args = parse_arg(arg, name=names[0], imagenet=False, fashion_mnist=False, smoke=False)
+    name = args["name"]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"one of {', '.join(names)}"
+        raise ValueError(f"{owner}: unknown name {name!r}; {hint}")
+    if args["imagenet"] and args["fashion_mnist"]:
+        raise ValueError(f"{owner}: imagenet and fashion_mnist exclude each other; keep one")
+    config = default.get_config()
+    config.model.name = name
+    if args["imagenet"]:
+        set_imagenet(config)
+        imagenet(config)
+    else:
+        config.model.fields = ml_collections.ConfigDict(dict(small(name)))
+        if args["fashion_mnist"]:
+            set_fashion_mnist(config)
+            config.model.fields.stem = "stride2"
+        else:
+            set_digits(config)
+            config.model.fields.stem = "small"
+    if args["smoke"]:
+        make_smoke(config)
+    return config
+
+
+def set_imagenet(config: ml_collections.ConfigDict) -> None:
+    """ImageNet with random resized crops and flips, in the usual way; the optimiser is the recipe's."""
+    config.data.name = "imagenet2012"
+    config.data.test_split = "validation"
+    config.data.crop = "random_resized"
+    config.data.flip = True
+    config.data.num_workers = 8
+    config.data.max_bad_records = 10
+
+
+def set_digits(config: ml_collections.ConfigDict) -> None:
+    """The handwritten digits of scikit-learn, at 16x16, in a minute or two."""
+    config.num_epochs = 40.0
+    config.global_batch_size = 64
+    config.data.name = "digits"
+    config.data.image_size = 16
+    config.log_every_steps = 20
+    config.eval_every_epochs = 5.0
+    config.optimizer.weight_decay = 1e-3
+    config.schedule.base_learning_rate = 0.05
+    config.schedule.warmup_epochs = 2.0
+    _set_small_and_grey(config)
+
+
+def set_fashion_mnist(config: ml_collections.ConfigDict) -> None:
+    """Fashion-MNIST, at 28x28."""
+    config.num_epochs = 20.0
+    config.global_batch_size = 128
+    config.data.name = "fashion_mnist"
+    config.data.image_size = 28
+    config.data.flip = True
+    config.optimizer.weight_decay = 5e-4
+    config.schedule.base_learning_rate = 0.1
+    config.schedule.warmup_epochs = 0.5
+    _set_small_and_grey(config)
+
+
+def _set_small_and_grey(config: ml_collections.ConfigDict) -> None:
+    config.label_smoothing = 0.1
+    config.data.train_split, config.data.val_split = "train[:95%]", "train[95%:]"
+    config.data.num_channels = 1
+    config.data.mean = config.data.std = (0.5,)
+    config.data.crop, config.data.crop_padding = "pad", 2
+    config.data.eval_crop_ratio = 1.0
+    config.schedule.name = "cosine"
+    config.schedule.warmup_learning_rate = 0.0

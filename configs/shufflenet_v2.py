@@ -29,11 +29,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.model.name = f"shufflenet_v2_x{width:.1f}".replace(".", "_")
     config.model.fields = ml_collections.ConfigDict({"variant": args["variant"], "stem": "small", "dropout_rate": 0.0})
     if args["imagenet"]:
+        common.set_imagenet(config)
         _imagenet(config, width)
     elif args["fashion_mnist"]:
-        _fashion_mnist(config)
+        common.set_fashion_mnist(config)
     else:
-        _digits(config)
+        common.set_digits(config)
     if args["smoke"]:
         common.make_smoke(config)
     return config
@@ -45,48 +46,6 @@ def _imagenet(config: ml_collections.ConfigDict, width: float) -> None:
     config.label_smoothing = 0.1
     config.model.fields.stem = "imagenet"
     config.model.fields.dropout_rate = 0.2 if width == 2.0 else 0.0  # as in the authors' code
-    config.data.name = "imagenet2012"
-    config.data.test_split = "validation"
-    config.data.crop = "random_resized"
-    config.data.flip = True
     config.data.color_jitter = 0.4
-    config.data.num_workers = 8
-    config.data.max_bad_records = 10
     config.schedule.base_learning_rate = 0.5
     config.checkpoint_every_steps = 5000
-
-
-def _digits(config: ml_collections.ConfigDict) -> None:
-    config.num_epochs = 40.0
-    config.global_batch_size = 64
-    config.data.name = "digits"
-    config.data.image_size = 16
-    config.log_every_steps = 20
-    config.eval_every_epochs = 5.0
-    config.optimizer.weight_decay = 1e-3
-    config.schedule.base_learning_rate = 0.05
-    config.schedule.warmup_epochs = 2.0
-    _small_and_grey(config)
-
-
-def _fashion_mnist(config: ml_collections.ConfigDict) -> None:
-    config.num_epochs = 20.0
-    config.global_batch_size = 128
-    config.data.name = "fashion_mnist"
-    config.data.image_size = 28
-    config.data.flip = True
-    config.optimizer.weight_decay = 5e-4
-    config.schedule.base_learning_rate = 0.1
-    config.schedule.warmup_epochs = 0.5
-    _small_and_grey(config)
-
-
-def _small_and_grey(config: ml_collections.ConfigDict) -> None:
-    config.label_smoothing = 0.1
-    config.data.train_split, config.data.val_split = "train[:95%]", "train[95%:]"
-    config.data.num_channels = 1
-    config.data.mean = config.data.std = (0.5,)
-    config.data.crop, config.data.crop_padding = "pad", 2
-    config.data.eval_crop_ratio = 1.0
-    config.schedule.name = "cosine"
-    config.schedule.warmup_learning_rate = 0.0

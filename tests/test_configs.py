@@ -23,7 +23,9 @@ SHUFFLENET_ARGS = [
     "imagenet,smoke",
     "variant=torchvision",
 ]
+FAMILIES = [name for name in RECIPES if hasattr(importlib.import_module(f"configs.{name}"), "NAMES")]
 CASES = [(name, "") for name in RECIPES] + [("shufflenet_v2", arg) for arg in SHUFFLENET_ARGS[1:]]
+CASES += [(name, arg) for name in FAMILIES for arg in ("imagenet", "fashion_mnist", "smoke")]
 
 
 def recipe(name, arg):

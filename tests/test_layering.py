@@ -20,6 +20,7 @@ ALLOWED = {
     "optim": set(),
     "training": {"ops", "optim"},
     "efficiency": {"ops"},
+    "weights": {"ops", "norm", "attention", "blocks", "models"},
 }
 FORBIDDEN = {"absl", "ml_collections", "tensorflow", "tensorflow_datasets", "grain", "PIL", "configs", "input_pipeline",
              "train"}  # fmt: skip

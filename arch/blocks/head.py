@@ -47,3 +47,21 @@ def classifier_head(
         param_dtype=dtypes.param,
         name="classifier",
     )(x)
+
+
+# Logits of auxiliary heads, beside those that a network returns, each with the weight of its loss.
+AUXILIARY = "auxiliary"
+
+
+def sow_auxiliary(module: nn.Module, name: str, logits: jax.Array, weight: float) -> None:
+    """Gives the logits of an auxiliary head to whoever asks for the collection `AUXILIARY`, as the training step does.
+
+    Make the head where `train or module.is_initializing()`, so that it has parameters and evaluation pays nothing.
+
+    Args:
+        module: the network, in its compact `__call__`.
+        name: of the head.
+        logits: [batch, num_classes].
+        weight: what the head's loss counts, the network's counting 1.
+    """
+    module.sow(AUXILIARY, name, (logits, weight), init_fn=lambda: None, reduce_fn=lambda _, new: new)

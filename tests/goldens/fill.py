@@ -9,6 +9,12 @@ file has
     NET/summaries    [tensors, 2]: of a parameter's gradient in training, for the scalar mean(logits * `probe`), or of
                      the running statistic that training left, the sum of squares and the dot product with `fill`
 
+Of a network whose evaluation alone is recorded:
+
+    NET/eval, NET/names   as above, the names sorted
+    NET/hash              of all tensors, from `hash_of`
+    NET/map/STRIDE        the means over height and width of the map of that stride, [batch, channels], of some strides
+
 and `versions`, the line that says what recorded it. Everything is float64.
 """
 
@@ -48,6 +54,43 @@ def probe() -> np.ndarray:
 def summary(name: str, values: np.ndarray) -> np.ndarray:
     """Two numbers that stand for a tensor in torch's layout."""
     return np.array([np.sum(values**2), np.sum(values * fill(name, values.shape))])
+
+
+def hash_of(tensors: dict[str, np.ndarray]) -> int:
+    """A checksum of tensors by name; axes of length 1 do not matter, so that 1x1 convolutions may be linear layers."""
+    checksum = 0
+    for name in sorted(tensors):
+        checksum = zlib.crc32(
+            np.ascontiguousarray(tensors[name], np.float64).tobytes(), zlib.crc32(name.encode(), checksum)
+        )
+    return checksum
+
+
+def record_eval(net: str, model, image_size: int, recorded: dict, maps: dict | None = None) -> None:
+    """Adds the rows of one torch model in evaluation alone, on images of this size in pixels.
+
+    Args:
+        maps: stride -> the module of the network that puts out the map of that stride.
+    """
+    import torch
+
+    model = model.double().eval()
+    tensors = {name: value for name, value in model.state_dict().items() if "num_batches" not in name}
+    for name, value in tensors.items():
+        value.copy_(torch.from_numpy(fill(name, tuple(value.shape))))
+
+    def keep(stride: int):
+        def hook(module, inputs, output) -> None:
+            recorded[f"{net}/map/{stride}"] = output.mean((2, 3)).numpy()
+
+        return hook
+
+    for stride, module in (maps or {}).items():
+        module.register_forward_hook(keep(stride))
+    with torch.no_grad():
+        recorded[f"{net}/eval"] = model(torch.from_numpy(images(image_size)).permute(0, 3, 1, 2)).numpy()
+    recorded[f"{net}/names"] = np.array(sorted(tensors))
+    recorded[f"{net}/hash"] = np.array(hash_of({name: value.numpy() for name, value in tensors.items()}))
 
 
 def record(net: str, model, image_size: int, recorded: dict) -> None:

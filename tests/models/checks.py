@@ -6,13 +6,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax import traverse_util
 from jax.extend import core
 
 from arch.efficiency.complexity import abstract_variables
 from arch.ops.stochastic import Examples
 from tests.compiling import quick_jit
-from tests.goldens.fill import fill, images, probe, summary
+from tests.goldens.fill import fill, hash_of, images, probe, summary
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 
@@ -28,22 +29,23 @@ _TENSORS = {
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 _FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
 
-# Names of our layers, from the top -> the name of the layer in the published network.
-TorchModule = Callable[[list[str]], str]
+# A network and the names of a layer in it, from the top -> the name of the layer in the published network.
+Names = Callable[[nn.Module, list[str]], str]
 
 
-def torch_name(path: tuple[str, ...], torch_module: TorchModule) -> str:
+def torch_name(model: nn.Module, path: tuple[str, ...], names: Names) -> str:
     """The torch name of one of our variables, from its path and from the torch name of its layer."""
     collection, *layers, tensor = path
-    return f"{torch_module(layers)}.{_TENSORS[collection, tensor]}"
+    return f"{names(model, layers)}.{_TENSORS[collection, tensor]}"
 
 
-def filled_variables(model, torch_module: TorchModule, absent: tuple[str, ...] = ()):
+def filled_variables(model, names: Names, absent: tuple[str, ...] = (), image_size: int = 32):
     """The weights of a recorded network in our layout; those that the published network lacks (`absent`) are zero."""
-    shapes = jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False), jax.random.key(0))
+    x = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    shapes = abstract_variables(model, x, train=False)
     filled = {}
     for path, leaf in traverse_util.flatten_dict(shapes).items():
-        name = torch_name(path, torch_module)
+        name = torch_name(model, path, names)
         if name in absent:
             filled[path] = np.zeros(leaf.shape)
             continue
@@ -52,10 +54,10 @@ def filled_variables(model, torch_module: TorchModule, absent: tuple[str, ...] =
     return traverse_util.unflatten_dict(filled)
 
 
-def check_parity(model, golden: str, net: str, image_size: int, torch_module: TorchModule, absent=(), jit=quick_jit):
+def check_parity(model, golden: str, net: str, image_size: int, names: Names, absent=(), jit=quick_jit):
     """Logits, updated running statistics and the gradient of every parameter, from the same weights, in float64."""
     golden = np.load(GOLDENS / golden)
-    variables = filled_variables(model, torch_module, absent)
+    variables = filled_variables(model, names, absent)
     x = images(image_size)
 
     def loss(params):
@@ -73,12 +75,41 @@ def check_parity(model, golden: str, net: str, image_size: int, torch_module: To
 
     expected = dict(zip(golden[f"{net}/names"], golden[f"{net}/summaries"], strict=True))
     for path, value in traverse_util.flatten_dict({"params": grads, "batch_stats": stats}).items():
-        name = torch_name(path, torch_module)
+        name = torch_name(model, path, names)
         if name not in absent:
             actual = summary(name, np.transpose(value, _TO_TORCH[value.ndim]))
             np.testing.assert_allclose(actual, expected.pop(name), rtol=1e-6, atol=1e-9, err_msg=name)
         assert np.isfinite(value).all() and np.any(value != 0), f"{path} is not finite, or zero"
     assert not expected, "tensors of the published network that ours lacks"
+
+
+def check_eval_parity(model, golden: str, net: str, image_size: int, names: Names, absent=(), jit=quick_jit):
+    """Logits in evaluation, and the maps that were recorded, from the same weights, in float64 (fixture x64).
+
+    The weights are those of the published network, name by name and to the bit: that is what the hash says. Where maps
+    were recorded, they are those that `features_only` gives for their strides.
+    """
+    golden = np.load(GOLDENS / golden)
+    variables = filled_variables(model, names, absent, image_size)
+    tensors = {
+        torch_name(model, path, names): np.transpose(value, _TO_TORCH[value.ndim])
+        for path, value in traverse_util.flatten_dict(variables).items()
+    }
+    tensors = {name: value for name, value in tensors.items() if name not in absent}
+    assert sorted(tensors) == sorted(golden[f"{net}/names"])
+    assert hash_of(tensors) == int(golden[f"{net}/hash"])
+    features = model.clone(features_only=True)
+    strides = [int(key.rpartition("/")[2]) for key in golden.files if key.startswith(f"{net}/map/")]
+
+    @jit
+    def run(variables, x):
+        maps = features.apply(variables, x, train=False) if strides else {}
+        return model.apply(variables, x, train=False), {stride: maps[stride].mean((1, 2)) for stride in strides}
+
+    logits, maps = jax.device_get(run(variables, images(image_size)))
+    np.testing.assert_allclose(logits, golden[f"{net}/eval"], rtol=1e-8, atol=1e-8)
+    for stride, value in maps.items():
+        np.testing.assert_allclose(value, golden[f"{net}/map/{stride}"], rtol=1e-8, atol=1e-8, err_msg=str(stride))
 
 
 def check_examples_reach_norms_and_dropout(model, variables=None) -> None:

@@ -1,35 +1,16 @@
 """MobileNet v2 against torchvision's network, recorded in tests/goldens, and its published counts."""
 
-import functools
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from arch import models, norm
-from arch.efficiency.complexity import abstract_variables, complexity, count_macs
+from arch.weights.names import mobilenet_v2 as names
 from tests.compiling import quick_jit
-from tests.models.checks import check_examples_reach_norms_and_dropout, check_float64_stays, check_parity, maps_of
+from tests.models.checks import check_examples_reach_norms_and_dropout, check_parity, maps_of
 
-_LAYERS = ["expand", "expand_norm", None, "depthwise", "depthwise_norm", None, "project", "project_norm"]
 _SMALL = {"stage_sizes": (1, 2), "stage_features": (16, 24), "stage_strides": (1, 2), "expand_ratios": (1, 6)}
-
-
-def _torch_module(stage_sizes, layers):
-    """The torchvision name of one of our layers."""
-    last = sum(stage_sizes) + 1
-    ends = {"stem_conv": "features.0.0", "stem_norm": "features.0.1", "classifier": "classifier.1"}
-    ends |= {"head_conv": f"features.{last}.0", "head_norm": f"features.{last}.1"}
-    if len(layers) == 1:
-        return ends[layers[0]]
-    stage, unit = map(int, re.fullmatch(r"stage(\d)_unit(\d)", layers[0]).groups())
-    # Convolution, norm and activation are nested in torchvision's list, the last convolution and norm are not; the
-    # first unit has no expansion.
-    place = _LAYERS.index(layers[1]) - (3 if stage == 1 else 0)
-    inner = f"{place // 3}.{place % 3}" if "project" not in layers[1] else str(place // 3 + place % 3)
-    return f"features.{sum(stage_sizes[: stage - 1]) + unit}.conv.{inner}"
 
 
 @pytest.mark.parametrize("net", ["small", pytest.param("whole", marks=pytest.mark.slow)])
@@ -43,35 +24,7 @@ def test_parity_with_torchvision(x64, net):
         norm=norm.create("batch_norm", unbiased_running_variance=True),
         **fields,
     )
-    module = functools.partial(_torch_module, model.stage_sizes)
-    check_parity(model, "mobilenet_v2.npz", net, 32 if net == "small" else 64, module)
-
-
-@pytest.mark.parametrize(
-    "width,params,batch_stats,conv_macs,macs",
-    [
-        (1.0, 3_504_872, 34_112, 299_494_272, 300_774_272),
-        (0.35, 1_677_128, 14_080, 58_005_808, 59_285_808),  # rounding down would leave less than 90%
-        # The last convolution is widened too.
-        pytest.param(1.4, 6_108_776, 47_936, 580_403_824, 582_195_824, marks=pytest.mark.slow),
-        pytest.param(0.5, 1_968_680, 18_544, 95_851_840, 97_131_840, marks=pytest.mark.slow),
-        pytest.param(1.3, 5_386_792, 44_256, 507_710_560, 509_374_560, marks=pytest.mark.slow),
-        pytest.param(0.75, 2_636_424, 26_640, 207_789_792, 209_069_792, marks=pytest.mark.slow),
-    ],
-)
-def test_counts_at_each_width(width, params, batch_stats, conv_macs, macs):
-    """At 224 pixels and 1000 classes, measured on torchvision 0.29.1 and timm 1.0.31."""
-    cost = complexity(models.create("mobilenet_v2", width_multiplier=width), train=False)
-    assert (cost.params, cost.batch_stats, cost.conv_macs, cost.macs) == (params, batch_stats, conv_macs, macs)
-
-
-@pytest.mark.slow
-def test_macs_at_each_resolution():
-    model = models.create("mobilenet_v2")
-    variables = abstract_variables(model, jax.ShapeDtypeStruct((1, 96, 96, 3), jnp.float32), train=False)
-    for size, macs in [(192, 221_316_608), (160, 154_083_200), (128, 99_074_048), (96, 56_289_152)]:
-        x = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-        assert count_macs(functools.partial(model.apply, train=False), variables, x).total == macs, size
+    check_parity(model, "mobilenet_v2.npz", net, 32 if net == "small" else 64, names.torchvision)
 
 
 def test_the_stages_are_those_of_the_papers_table():
@@ -90,18 +43,6 @@ def test_the_small_stem_keeps_the_image_size():
     assert maps["stem_conv"]["__call__"][0].shape == (1, 28, 28, 32)
     assert maps["head_conv"]["__call__"][0].shape == (1, 14, 14, 1280)
     assert out.shape == (1, 10)
-
-
-def test_float64_stays_float64_forward_and_backward(x64):
-    check_float64_stays(models.create("mobilenet_v2", num_classes=10, **_SMALL))
-
-
-def test_bfloat16_computes_so_and_keeps_the_rest_float32():
-    model = models.create("mobilenet_v2", num_classes=10, dtype=jnp.bfloat16, **_SMALL)
-    maps, out = maps_of(model, 32)
-    assert maps["stage2_unit2"]["__call__"][0].dtype == maps["head_norm"]["__call__"][0].dtype == jnp.bfloat16
-    variables = abstract_variables(model, jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32), train=False)
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} | {out.dtype} == {jnp.dtype("float32")}
 
 
 def test_dropout_and_activation_are_those_of_the_paper():

@@ -1,7 +1,6 @@
 """ResNet-50 and ResNeXt-50 against torchvision's networks, recorded in tests/goldens, and their published counts."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +10,11 @@ import pytest
 from arch import models, norm
 from arch.efficiency.complexity import abstract_variables, complexity
 from arch.ops.conv import Conv
+from arch.weights.names import resnet as names
 from tests.compiling import quick_jit
 from tests.models.checks import check_examples_reach_norms_and_dropout, check_float64_stays, check_parity, maps_of
 
-_LAYERS = {"conv1": "conv1", "norm1": "bn1", "conv2": "conv2", "norm2": "bn2", "conv3": "conv3", "norm3": "bn3"}
-_LAYERS |= {"shortcut_conv": "downsample.0", "shortcut_norm": "downsample.1"}
 _SMALL = {"stage_sizes": (1, 2), "stage_features": (64, 128), "groups": 8, "base_width": 8}
-
-
-def _torch_module(layers):
-    """The torchvision name of one of our layers."""
-    if len(layers) == 1:
-        return {"stem_conv": "conv1", "stem_norm": "bn1", "classifier": "fc"}[layers[0]]
-    stage, unit = map(int, re.fullmatch(r"stage(\d)_unit(\d)", layers[0]).groups())
-    return f"layer{stage}.{unit - 1}.{_LAYERS[layers[1]]}"
 
 
 @pytest.mark.parametrize(
@@ -39,11 +29,11 @@ def test_parity_with_torchvision(x64, net):
     """Logits, updated running statistics and the gradient of every parameter, from the same weights, in float64."""
     fields = {"num_classes": 10, "norm": norm.create("batch_norm", unbiased_running_variance=True)}
     if net == "small":
-        check_parity(models.create("resnext50_32x4d", **fields, **_SMALL), "resnet.npz", net, 32, _torch_module)
+        check_parity(models.create("resnext50_32x4d", **fields, **_SMALL), "resnet.npz", net, 32, names.torchvision)
     else:
         # By JAX's own convolutions: 32 programs a grouped one take minutes to compile.
         model = models.create(net, conv=functools.partial(Conv, implementation="reference"), **fields)
-        check_parity(model, "resnet.npz", net, 64, _torch_module, jit=jax.jit)
+        check_parity(model, "resnet.npz", net, 64, names.torchvision, jit=jax.jit)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """ShuffleNet v2 against torchvision's and the authors' networks, recorded in tests/goldens."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +9,7 @@ from flax import traverse_util
 
 from arch import models, norm
 from arch.ops.stochastic import Examples
+from arch.weights.names import shufflenet_v2 as names
 from tests.compiling import quick_jit
 from tests.models.checks import (
     check_examples_reach_norms_and_dropout,
@@ -18,36 +17,6 @@ from tests.models.checks import (
     filled_variables,
     floating_dtypes,
 )
-
-_BRANCH = ["branch_reduce", "branch_reduce_norm", None, "branch_depthwise", "branch_depthwise_norm", "branch_expand"]
-_BRANCH += ["branch_expand_norm"]
-_SHORTCUT = ["shortcut_depthwise", "shortcut_depthwise_norm", "shortcut_pointwise", "shortcut_pointwise_norm"]
-
-
-def _torch_module(variant):
-    """Maps the names of our layers to those of a published network."""
-    ends = {
-        "torchvision": {"stem_conv": "conv1.0", "stem_norm": "conv1.1", "head_conv": "conv5.0", "head_norm": "conv5.1"},
-        "megvii": {
-            "stem_conv": "first_conv.0",
-            "stem_norm": "first_conv.1",
-            "head_conv": "conv_last.0",
-            "head_norm": "conv_last.1",
-        },
-    }[variant] | {"classifier": {"torchvision": "fc", "megvii": "classifier.0"}[variant]}
-
-    def module(layers):
-        if len(layers) == 1:
-            return ends[layers[0]]
-        stage, unit = map(int, re.fullmatch(r"stage(\d)_unit(\d)", layers[0]).groups())
-        names, places = (
-            (_BRANCH, ("branch2", "branch_main")) if "branch" in layers[1] else (_SHORTCUT, ("branch1", "branch_proj"))
-        )
-        if variant == "torchvision":
-            return f"stage{stage}.{unit - 1}.{places[0]}.{names.index(layers[1])}"
-        return f"features.{(0, 4, 12)[stage - 2] + unit - 1}.{places[1]}.{names.index(layers[1])}"
-
-    return module
 
 
 @pytest.mark.parametrize(
@@ -69,7 +38,7 @@ def test_parity_with_the_published_code(x64, variant, width):
     )
     # The authors' classifier has no bias.
     check_parity(
-        model, "shufflenet_v2.npz", f"{variant}/{width}", 64, _torch_module(variant), absent=("classifier.0.bias",)
+        model, "shufflenet_v2.npz", f"{variant}/{width}", 64, getattr(names, variant), absent=("classifier.0.bias",)
     )
 
 
@@ -78,7 +47,7 @@ def small():
     """(model, variables, images) of a network for small images."""
     model = models.create("shufflenet_v2_x0_5", num_classes=10, stem="small", stage_sizes=(2, 1, 1))
     variables = jax.tree.map(
-        lambda a: jnp.asarray(a, jnp.float32), filled_variables(model, _torch_module("megvii"), ("classifier.0.bias",))
+        lambda a: jnp.asarray(a, jnp.float32), filled_variables(model, names.megvii, ("classifier.0.bias",))
     )
     return model, variables, jax.random.normal(jax.random.key(0), (8, 16, 16, 3))
 

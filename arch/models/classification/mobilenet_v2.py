@@ -9,7 +9,7 @@ from flax.typing import Dtype, Initializer
 
 from arch.blocks.head import classifier_head
 from arch.blocks.inverted_residual import InvertedResidual
-from arch.blocks.stem import image_stem
+from arch.blocks.stem import image_stem, stem_stride
 from arch.norm import bind
 from arch.norm.batch import BatchNorm
 from arch.ops.conv import Conv
@@ -39,12 +39,14 @@ class MobileNetV2(nn.Module):
         expand_ratios: of the units of each stage: channels of the depthwise convolution, as a multiple of the input's.
         stem_features: channels of the first convolution, at width 1.
         head_features: channels of the last convolution, at width 1 or less.
-        stem: "imagenet" (3x3 stride 2) or "small" (3x3 stride 1), for images of 8 to 64 pixels.
+        stem: "imagenet" (3x3 stride 2) or, for images of 8 to 64 pixels, "small" (3x3 stride 1)
+            or "stride2" (3x3 stride 2).
         dropout_rate: before the classifier.
         conv: makes a convolution from its fields.
         norm: makes a normalization from its fields; see arch.norm.
         act: the activation.
         kernel_init: initial values of the convolutions.
+        features_only: returns maps instead of logits, and makes no head.
         dtype: of the computation; None takes that of x. Statistics, pooling and classifier are at least float32.
         param_dtype: of the parameters; None takes dtype, at least float32.
     """
@@ -63,11 +65,14 @@ class MobileNetV2(nn.Module):
     norm: Callable[..., nn.Module] = BatchNorm
     act: Callable[[jax.Array], jax.Array] = nn.relu6
     kernel_init: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+    features_only: bool = False
     dtype: Dtype | None = None
     param_dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, examples: Examples | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, *, train: bool, examples: Examples | None = None
+    ) -> jax.Array | dict[int, jax.Array]:
         """The logits of images.
 
         Args:
@@ -76,7 +81,8 @@ class MobileNetV2(nn.Module):
             examples: weights, for the statistics, and ids, for dropout, of the examples.
 
         Returns:
-            [batch, num_classes], float32 or wider.
+            [batch, num_classes], float32 or wider; with features_only {stride: [batch, height / stride,
+            width / stride, features]}, the last map of each stride, from the stem's on.
 
         Raises:
             ValueError: integer images; an unknown stem; stages that do not fit; a width that is not positive.
@@ -98,6 +104,8 @@ class MobileNetV2(nn.Module):
             norm=norm,
             act=self.act,
         )
+        stride = stem_stride(self.stem, pool=False)
+        features_at = {stride: x}
         stages = zip(self.stage_sizes, self.stage_features, self.stage_strides, self.expand_ratios, strict=True)
         for stage, (size, features, strides, expand_ratio) in enumerate(stages, start=1):
             for unit in range(1, size + 1):
@@ -110,6 +118,10 @@ class MobileNetV2(nn.Module):
                     act=self.act,
                     name=f"stage{stage}_unit{unit}",
                 )(x)
+            stride *= strides
+            features_at[stride] = x
+        if self.features_only:
+            return features_at
         head_features = make_divisible(self.head_features * max(1.0, self.width_multiplier))
         x = conv(features=head_features, kernel_size=(1, 1), name="head_conv")(x)
         x = self.act(norm(name="head_norm")(x))

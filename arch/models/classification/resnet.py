@@ -10,7 +10,7 @@ from flax.typing import Dtype, Initializer
 
 from arch.blocks.head import classifier_head
 from arch.blocks.residual import BottleneckUnit
-from arch.blocks.stem import image_stem
+from arch.blocks.stem import image_stem, stem_stride
 from arch.norm import bind
 from arch.norm.batch import BatchNorm
 from arch.ops.conv import Conv
@@ -40,13 +40,15 @@ class ResNet(nn.Module):
         groups: of the 3x3 convolutions ("cardinality").
         base_width: channels of a group where the stage has 64 features.
         stem_features: channels of the first convolution.
-        stem: "imagenet" (7x7 stride 2, max pool 3x3 stride 2) or "small" (3x3 stride 1), for images of 8 to 64 pixels.
+        stem: "imagenet" (7x7 stride 2, max pool 3x3 stride 2) or, for images of 8 to 64 pixels, "small" (3x3 stride 1)
+            or "stride2" (3x3 stride 2).
         zero_init_residual: the scale of each unit's last normalization starts at 0 (arXiv:1706.02677, section 5.1).
         dropout_rate: before the classifier.
         conv: makes a convolution from its fields.
         norm: makes a normalization from its fields; see arch.norm.
         act: the activation.
         kernel_init: initial values of the convolutions.
+        features_only: returns maps instead of logits, and makes no head.
         dtype: of the computation; None takes that of x. Statistics, pooling and classifier are at least float32.
         param_dtype: of the parameters; None takes dtype, at least float32.
     """
@@ -64,11 +66,14 @@ class ResNet(nn.Module):
     norm: Callable[..., nn.Module] = BatchNorm
     act: Callable[[jax.Array], jax.Array] = nn.relu
     kernel_init: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+    features_only: bool = False
     dtype: Dtype | None = None
     param_dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, examples: Examples | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, *, train: bool, examples: Examples | None = None
+    ) -> jax.Array | dict[int, jax.Array]:
         """The logits of images.
 
         Args:
@@ -77,7 +82,8 @@ class ResNet(nn.Module):
             examples: weights, for the statistics, and ids, for dropout, of the examples.
 
         Returns:
-            [batch, num_classes], float32 or wider.
+            [batch, num_classes], float32 or wider; with features_only {stride: [batch, height / stride,
+            width / stride, features]}, the last map of each stride, from the stem's on.
 
         Raises:
             ValueError: integer images; an unknown stem; stages or groups that do not fit.
@@ -103,12 +109,15 @@ class ResNet(nn.Module):
             norm=norm,
             act=self.act,
         )
+        stride = stem_stride(self.stem, pool=True)
+        features_at = {stride: x}
         for stage, (size, features) in enumerate(zip(self.stage_sizes, self.stage_features, strict=True), start=1):
+            stage_strides = 1 if stage == 1 else 2
             for unit in range(1, size + 1):
                 x = BottleneckUnit(
                     features=EXPANSION * features,
                     bottleneck_features=self._bottleneck_features(features),
-                    strides=2 if unit == 1 and stage > 1 else 1,
+                    strides=stage_strides if unit == 1 else 1,
                     groups=self.groups,
                     zero_init_residual=self.zero_init_residual,
                     conv=conv,
@@ -116,6 +125,10 @@ class ResNet(nn.Module):
                     act=self.act,
                     name=f"stage{stage}_unit{unit}",
                 )(x)
+            stride *= stage_strides
+            features_at[stride] = x
+        if self.features_only:
+            return features_at
         uniform = _symmetric_uniform(1 / math.sqrt(x.shape[-1]))
         return classifier_head(
             x,

@@ -9,7 +9,7 @@ from flax.typing import Dtype, Initializer
 
 from arch.blocks.head import classifier_head
 from arch.blocks.shuffle import ShuffleUnitV2
-from arch.blocks.stem import image_stem
+from arch.blocks.stem import image_stem, stem_stride
 from arch.errors import unknown_name
 from arch.norm import bind
 from arch.norm.batch import BatchNorm
@@ -53,12 +53,14 @@ class ShuffleNetV2(nn.Module):
         head_features: channels of the last convolution; None takes those of the width.
         stem_features: channels of the first convolution.
         variant: "megvii" or "torchvision".
-        stem: "imagenet" (3x3 stride 2, max pool 3x3 stride 2) or "small" (3x3 stride 1), for images of 8 to 64 pixels.
+        stem: "imagenet" (3x3 stride 2, max pool 3x3 stride 2) or, for images of 8 to 64 pixels, "small" (3x3 stride 1)
+            or "stride2" (3x3 stride 2).
         dropout_rate: before the classifier; None is 0.2 for megvii at 2x, as the authors have it, else 0.
         conv: makes a convolution from its fields.
         norm: makes a normalization from its fields; see arch.norm.
         act: the activation.
         kernel_init: initial values of the convolutions.
+        features_only: returns maps instead of logits, and makes no head.
         dtype: of the computation; None takes that of x. Statistics, pooling and classifier are at least float32.
         param_dtype: of the parameters; None takes dtype, at least float32.
     """
@@ -76,11 +78,14 @@ class ShuffleNetV2(nn.Module):
     norm: Callable[..., nn.Module] = BatchNorm
     act: Callable[[jax.Array], jax.Array] = nn.relu
     kernel_init: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    features_only: bool = False
     dtype: Dtype | None = None
     param_dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, examples: Examples | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, *, train: bool, examples: Examples | None = None
+    ) -> jax.Array | dict[int, jax.Array]:
         """The logits of images.
 
         Args:
@@ -89,7 +94,8 @@ class ShuffleNetV2(nn.Module):
             examples: weights, for the statistics, and ids, for dropout, of the examples.
 
         Returns:
-            [batch, num_classes], float32 or wider.
+            [batch, num_classes], float32 or wider; with features_only {stride: [batch, height / stride,
+            width / stride, features]}, the last map of each stride, from the stem's on.
 
         Raises:
             ValueError: integer images; an unknown variant, stem or width; features that do not fit.
@@ -111,6 +117,8 @@ class ShuffleNetV2(nn.Module):
             norm=norm,
             act=self.act,
         )
+        stride = stem_stride(self.stem, pool=True)
+        features_at = {stride: x}
         for stage, (size, features) in enumerate(zip(self.stage_sizes, stage_features, strict=True), start=2):
             for unit in range(1, size + 1):
                 x = ShuffleUnitV2(
@@ -123,6 +131,10 @@ class ShuffleNetV2(nn.Module):
                     act=self.act,
                     name=f"stage{stage}_unit{unit}",
                 )(x)
+            stride *= 2
+            features_at[stride] = x
+        if self.features_only:
+            return features_at
         x = conv(features=head_features, kernel_size=(1, 1), name="head_conv")(x)
         x = self.act(norm(name="head_norm")(x))
         return classifier_head(
