@@ -6,7 +6,7 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
 from arch.errors import unknown_name
-from arch.norm.group import check_channels_last, scale_and_shift, standardize
+from arch.norm.group import affine, check_channels_last, normalize_groups, scale_and_shift, standardize
 from arch.ops.stochastic import Examples
 
 READINGS = ("hwc", "hwc_elementwise", "c")
@@ -30,7 +30,7 @@ class LayerNorm(nn.Module):
     MACs: 0, two products an element.
     Differs from the paper: it leaves open what a layer's units are in a map; hence the readings.
 
-    Differs from flax.linen.LayerNorm: two passes for the variance; epsilon 1e-5 as in torch.
+    Differs from flax.linen.LayerNorm: the variance of shifted values; epsilon 1e-5 as in torch.
 
     Attributes:
         reading: "hwc", "hwc_elementwise" or "c"; there is no default, because none goes without saying.
@@ -66,9 +66,15 @@ class LayerNorm(nn.Module):
         check_channels_last("LayerNorm", x)
         shape = x.shape[1:] if self.reading == "hwc_elementwise" else x.shape[-1:]
         self._check_parameters(shape)
-        axes = (x.ndim - 1,) if self.reading == "c" else tuple(range(1, x.ndim))
-        values = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        return scale_and_shift(self, standardize(values, axes, self.epsilon), shape, x.dtype)
+        if self.reading == "hwc":
+            scale, bias = affine(self, shape, x.dtype)
+            return normalize_groups(x, scale, bias, 1, self.epsilon).astype(self.dtype or x.dtype)
+        if self.reading == "c":
+            values = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            y = standardize(values, (x.ndim - 1,), self.epsilon)
+        else:
+            y = normalize_groups(x, jnp.ones(x.shape[-1:]), jnp.zeros(x.shape[-1:]), 1, self.epsilon)
+        return scale_and_shift(self, y, shape, x.dtype)
 
     def _check_parameters(self, shape: tuple[int, ...]) -> None:
         """The parameters, where there are any yet, fit the input."""

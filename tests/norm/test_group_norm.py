@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arch.norm.group import GroupNorm
+from arch.norm.group import GroupNorm, normalize_groups
 from arch.ops.stochastic import Examples
 from tests.compiling import quick_jit
 
@@ -138,3 +138,23 @@ def test_scale_and_shift_of_the_input_do_not_matter():
     x = _normal(2, 4, 4, 8)
     layer = GroupNorm(4, epsilon=1e-12)
     np.testing.assert_allclose(_run(layer, 3.0 * x + 7.0), _run(layer, x), atol=1e-5)
+
+
+def test_second_derivatives_are_those_of_the_formula(x64):
+    """The first derivative is written out; what JAX makes of it is compared with what it makes of the formula."""
+    random = np.random.default_rng(1)
+    x, scale, bias = random.standard_normal((2, 3, 2, 6)), random.standard_normal(6), random.standard_normal(6)
+
+    def formula(x, scale, bias):
+        grouped = x.reshape(2, 6, 3, 2)
+        mean = grouped.mean((1, 3), keepdims=True)
+        unit = (grouped - mean) / jnp.sqrt(jnp.var(grouped, (1, 3), keepdims=True) + 1e-5)
+        return unit.reshape(x.shape) * scale + bias
+
+    def curvature(normalize):
+        loss = lambda *inputs: jnp.sum(jnp.sin(3.0 * normalize(*inputs)))  # noqa: E731
+        return quick_jit(lambda *inputs: jax.jvp(jax.grad(loss, (0, 1, 2)), inputs, (x[::-1], bias, scale))[1])
+
+    ours = curvature(lambda *inputs: normalize_groups(*inputs, 3))(x, scale, bias)
+    for actual, expected in zip(ours, curvature(formula)(x, scale, bias), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
