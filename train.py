@@ -147,6 +147,7 @@ class Run:
                 ema_decay=config.ema_decay,
                 raise_on_nan=config.raise_on_nan,
                 reset_metrics_every_steps=config.log_every_steps,
+                num_steps=self.num_steps,
             )
         )
         self.eval_step = pmap_eval_step(make_eval_step(self.model, preprocess=self.pipeline.preprocess(train=False)))
@@ -185,7 +186,8 @@ class Run:
                 if stop.signal is not None:
                     return None
                 for prefix, params in versions.items():
-                    sums[prefix] = self.eval_step(params, state.batch_stats, batch, sums[prefix])
+                    variables = {"params": params, "batch_stats": state.batch_stats, **state.other}
+                    sums[prefix] = self.eval_step(variables, batch, sums[prefix])
             for prefix in versions:
                 numbers = metrics.compute(to_host(sums[prefix]))
                 values |= {f"{split}/{prefix}{name}": value for name, value in numbers.items()}

@@ -1,13 +1,16 @@
 """How the runs of a sweep are started: `LAUNCHERS` by name."""
 
+import collections
+import contextlib
 import dataclasses
 import logging
+import os
 import pathlib
 import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from arch.training.logbook import read_rows
@@ -49,20 +52,45 @@ class Job:
         return "".join(f", {name} {value:.4f}" for name, value in row.items() if name.endswith("/accuracy"))
 
 
-def print_commands(jobs: Sequence[Job]) -> int:
+def print_commands(jobs: Sequence[Job], num_parallel: int = 1) -> int:
     """A line for a shell, of every point that is not finished."""
+    del num_parallel
     for job in jobs:
         if not job.is_finished():
             print(shlex.join(job.command))
     return 0
 
 
-class LocalRuns:
-    """One run after the other; SIGINT and SIGTERM are handed to the run at work, which saves and ends."""
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """A job at work.
 
-    def __init__(self) -> None:
-        self._signal: signal.Signals | None = None
-        self._child: subprocess.Popen | None = None
+    Attributes:
+      job: which.
+      place: "[3/7]", its number among all.
+      child: its process.
+      cores: that it runs on.
+      began: by time.perf_counter.
+    """
+
+    job: Job
+    place: str
+    child: subprocess.Popen
+    cores: frozenset[int]
+    began: float
+
+
+class LocalRuns:
+    """Runs on this machine, each on cores of its own; SIGINT and SIGTERM are handed to them: they save and end.
+
+    Args:
+      num_parallel: runs at a time.
+    """
+
+    def __init__(self, num_parallel: int) -> None:
+        self.running: list[Running] = []
+        self.signal: signal.Signals | None = None
+        self._free = share_cores(num_parallel)
         self._previous = {}
 
     def __enter__(self) -> "LocalRuns":
@@ -74,50 +102,96 @@ class LocalRuns:
             signal.signal(number, handler)
 
     def _hand_on(self, number: int, _: FrameType | None) -> None:
-        self._signal = signal.Signals(number)
-        if self._child is not None:
-            self._child.send_signal(number)
+        self.signal = signal.Signals(number)
+        for run in self.running:
+            run.child.send_signal(number)
 
-    def run(self, command: Sequence[str]) -> int:
-        """The exit status of the command; that of a stop where one was asked for, before or meanwhile."""
-        status = 0
-        if self._signal is None:
-            # In a process group of its own: of a Ctrl-C on the terminal it hears from here, and once.
-            self._child = subprocess.Popen(command, process_group=0)
-            if self._signal is not None:
-                self._child.send_signal(self._signal)
-            status = self._child.wait()
-            self._child = None
-        if self._signal is not None:
-            return STOPPED[self._signal]
-        return status
+    def has_room(self) -> bool:
+        """Whether one more may start."""
+        return bool(self._free) and self.signal is None
+
+    def start(self, job: Job, place: str) -> None:
+        """Starts a job where there is room."""
+        cores = self._free.pop()
+        # In a process group of its own: of a Ctrl-C on the terminal it hears from here, and once.
+        with on_cores(cores):
+            child = subprocess.Popen(job.command, process_group=0)
+        self.running.append(Running(job, place, child, cores, time.perf_counter()))
+        if self.signal is not None:
+            child.send_signal(self.signal)
+
+    def wait(self) -> tuple[Running, int]:
+        """The next run that ends, and its exit status."""
+        while True:
+            for run in self.running:
+                if (status := run.child.poll()) is not None:
+                    self.running.remove(run)
+                    self._free.append(run.cores)
+                    return run, status
+            time.sleep(0.05)
 
 
-def run_locally(jobs: Sequence[Job]) -> int:
-    """Trains what is not finished; returns the exit status of the sweep."""
+def share_cores(num_parallel: int) -> list[frozenset[int]]:
+    """The cores of this process in so many equal parts, neighbours together; all for each where there are too few."""
+    if not hasattr(os, "sched_getaffinity"):
+        return [frozenset()] * num_parallel
+    cores = sorted(os.sched_getaffinity(0))
+    size = len(cores) // num_parallel
+    if size == 0:
+        return [frozenset(cores)] * num_parallel
+    return [frozenset(cores[index * size : (index + 1) * size]) for index in range(num_parallel)]
+
+
+@contextlib.contextmanager
+def on_cores(cores: frozenset[int]) -> Iterator[None]:
+    """What is started within runs on these cores."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def run_locally(jobs: Sequence[Job], num_parallel: int = 1) -> int:
+    """Trains what is not finished, `num_parallel` at a time; returns the exit status of the sweep."""
     left = [job for job in jobs if not job.is_finished()]
     logger.info("%d points, %d of them finished already", len(jobs), len(jobs) - len(left))
-    failed, start = [], time.perf_counter()
-    with LocalRuns() as runs:
-        for number, job in enumerate(left, start=1):
-            place = f"[{len(jobs) - len(left) + number}/{len(jobs)}]"
-            logger.info("%s %s", place, job.name)
-            began = time.perf_counter()
-            status = runs.run(job.command)
+    waiting = collections.deque(
+        (f"[{number}/{len(jobs)}]", job) for number, job in enumerate(left, start=len(jobs) - len(left) + 1)
+    )
+    failed, stopped, num_ended, start = [], 0, 0, time.perf_counter()
+    with LocalRuns(num_parallel) as runs:
+        while runs.running or (waiting and runs.has_room() and not stopped):
+            while waiting and runs.has_room() and not stopped:
+                place, job = waiting.popleft()
+                logger.info("%s %s", place, job.name)
+                runs.start(job, place)
+            run, status = runs.wait()
             if status in STOPPED.values():
-                logger.warning("%s stopped; the same command goes on", place)
-                return status
+                logger.warning("%s stopped; the same command goes on", run.place)
+                stopped = status
+                continue
+            num_ended += 1
             if status:
-                failed.append(f"{job.name}, exit status {status}")
+                failed.append(f"{run.job.name}, exit status {status}")
             now = time.perf_counter()
-            rest = duration((now - start) / number * (len(left) - number))
-            outcome = f"failed with exit status {status}" if status else f"finished{job.result()}"
-            logger.info("%s %s, in %s; ETA %s", place, outcome, duration(now - began), rest)
+            rest = duration((now - start) / num_ended * (len(left) - num_ended))
+            outcome = f"failed with exit status {status}" if status else f"finished{run.job.result()}"
+            logger.info("%s %s, in %s; ETA %s", run.place, outcome, duration(now - run.began), rest)
+    if runs.signal is not None:
+        return STOPPED[runs.signal]
+    if stopped:
+        return stopped
     for line in failed:
         logger.error("failed: %s", line)
     logger.info("%d of %d points are finished", len(jobs) - len(failed), len(jobs))
     return 1 if failed else 0
 
 
-# A launcher takes the jobs, finished ones among them, and returns the exit status of this program.
+# A launcher takes the jobs, finished ones among them, and how many may run at a time, and returns the exit status of
+# this program.
 LAUNCHERS = {"local": run_locally, "print": print_commands}

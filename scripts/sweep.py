@@ -4,7 +4,8 @@ The sweep file has a `get_sweep()` that returns a list of overrides, see configs
 each is applied to the locked recipe and its training step is traced. Points whose configs are the same run once.
 
 --launcher=local trains one point after the other, each in a folder of --workdir (default: runs/CONFIG-SWEEP) that is
-named by the fields that tell it from the others. The same command again skips what is finished and resumes what is not;
+named by the fields that tell it from the others; with --parallel=N, N at a time, each on its share of the CPU cores
+(small networks gain most by one core each). The same command again skips what is finished and resumes what is not;
 a point that fails is reported and the sweep goes on. --launcher=print prints the commands of what is not finished.
 
 All other flags go to train.py; a --config.FIELD=VALUE among them wins over the sweep. Exit status: 0 when all points
@@ -33,8 +34,9 @@ from scripts._sweep_points import Point, check, expand, load, telling_fields
 
 SWEEP = flags.DEFINE_string("sweep", None, "Grid: configs/sweeps/NAME.py.", required=True)
 LAUNCHER = flags.DEFINE_string("launcher", "local", "local: one point after the other; print: only their commands.")
+PARALLEL = flags.DEFINE_integer("parallel", 1, "Points that --launcher=local trains at a time.", lower_bound=1)
 
-OWN_FLAGS = ("sweep", "launcher", "workdir")
+OWN_FLAGS = ("sweep", "launcher", "workdir", "parallel")
 RECORD = "sweep.json"  # what the folder of a sweep holds beside its runs; read by scripts/plot.py
 
 logger = logging.getLogger("sweep")
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         command = [sys.executable, str(ROOT / "train.py"), *shared, *point.flags, f"--workdir={place}"]
         jobs.append(Job(point.name, place, command, num_steps))
     write_record(folder, points, jobs)
-    return LAUNCHERS[LAUNCHER.value](jobs)
+    return LAUNCHERS[LAUNCHER.value](jobs, PARALLEL.value)
 
 
 def given_fields(arguments: Iterable[str]) -> set[str]:

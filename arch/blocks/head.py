@@ -1,9 +1,12 @@
 """The last layers of a network: from the last map to what is asked of the image."""
 
+from collections.abc import Sequence
+
 import jax
 from flax import linen as nn
-from flax.typing import Initializer
+from flax.typing import Dtype, Initializer
 
+from arch import AUXILIARY, PENALTIES
 from arch.ops.dtypes import Dtypes
 from arch.ops.pooling import global_avg_pool
 from arch.ops.stochastic import Dropout, Examples
@@ -19,6 +22,7 @@ def classifier_head(
     kernel_init: Initializer,
     dtypes: Dtypes,
     bias_init: Initializer = nn.initializers.zeros,
+    use_bias: bool = True,
 ) -> jax.Array:
     """Mean over the map, dropout and a linear layer.
 
@@ -33,6 +37,7 @@ def classifier_head(
         kernel_init: initial values of the weights.
         dtypes: of the network.
         bias_init: initial values of the bias.
+        use_bias: whether the linear layer has one.
 
     Returns:
         The logits [batch, num_classes], float32 or wider.
@@ -41,6 +46,7 @@ def classifier_head(
     x = Dropout(dropout_rate, name="dropout")(x, train=train, examples=examples)
     return nn.Dense(
         num_classes,
+        use_bias=use_bias,
         kernel_init=kernel_init,
         bias_init=bias_init,
         dtype=dtypes.head,
@@ -49,19 +55,37 @@ def classifier_head(
     )(x)
 
 
-# Logits of auxiliary heads, beside those that a network returns, each with the weight of its loss.
-AUXILIARY = "auxiliary"
+def symmetric_uniform(limit: float) -> Initializer:
+    """Initial values from U(-limit, limit); torch's own of a linear layer have the limit 1 / sqrt(fan-in)."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Dtype) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return init
 
 
 def sow_auxiliary(module: nn.Module, name: str, logits: jax.Array, weight: float) -> None:
     """Gives the logits of an auxiliary head to whoever asks for the collection `AUXILIARY`, as the training step does.
 
-    Make the head where `train or module.is_initializing()`, so that it has parameters and evaluation pays nothing.
+    Make the head where `train or module.is_initializing()`, so that it has parameters and evaluation pays nothing. What
+    initialization computes is not kept among the variables.
 
     Args:
         module: the network, in its compact `__call__`.
-        name: of the head.
+        name: of the logits; the head itself has another.
         logits: [batch, num_classes].
         weight: what the head's loss counts, the network's counting 1.
     """
-    module.sow(AUXILIARY, name, (logits, weight), init_fn=lambda: None, reduce_fn=lambda _, new: new)
+    if not module.is_initializing():
+        module.sow(AUXILIARY, name, (logits, weight), init_fn=lambda: None, reduce_fn=lambda _, new: new)
+
+
+def sow_penalty(module: nn.Module, name: str, value: jax.Array) -> None:
+    """Gives a scalar, its weight included, to whoever asks for the collection `PENALTIES`, as the training step does.
+
+    Args:
+        module: the network, in its compact `__call__`, in training.
+        name: of the penalty.
+        value: a scalar, what the loss of each example grows by.
+    """
+    module.sow(PENALTIES, name, value, init_fn=lambda: 0.0, reduce_fn=lambda _, new: new)

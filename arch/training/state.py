@@ -19,6 +19,8 @@ class TrainState:
       step: int32 scalar, the steps that were taken. Random numbers derive from it, so no key is kept.
       params: the network's parameters, float32 or wider.
       batch_stats: running statistics of the normalizations; {} where there are none.
+      other: the rest of the network's collections, such as the masks of a condensation; no gradient reaches them, and
+        nothing but the network's `after_step` changes them.
       opt_state: of the optax transformation.
       ema_params: exponential moving average of `params`; None where none is kept.
       metrics: training metrics summed since the last row of the log.
@@ -28,6 +30,7 @@ class TrainState:
     step: jax.Array
     params: Any
     batch_stats: Any
+    other: Any
     opt_state: optax.OptState
     ema_params: Any
     metrics: metrics_lib.Metrics
@@ -53,16 +56,17 @@ def create_state(
     """
 
     def init(key):
-        variables = model.init({"params": key}, jnp.zeros((1, *image_shape), dtype), train=False)
-        params = variables["params"]
-        return params, variables.get("batch_stats", {}), tx.init(params)
+        variables = dict(model.init({"params": key}, jnp.zeros((1, *image_shape), dtype), train=False))
+        params, batch_stats = variables.pop("params"), variables.pop("batch_stats", {})
+        return params, batch_stats, variables, tx.init(params)
 
-    params, batch_stats, opt_state = jax.jit(init)(jax.random.key(seed))
+    params, batch_stats, other, opt_state = jax.jit(init)(jax.random.key(seed))
     metrics_dtype = jnp.promote_types(dtype, jnp.float32)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
+        other=other,
         opt_state=opt_state,
         ema_params=jax.tree.map(jnp.copy, params) if keep_ema else None,
         metrics=metrics_lib.zeros(metrics_lib.metrics_class(num_classes), metrics_dtype),

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from flax import traverse_util
 from jax import lax
 
-from arch import AXIS_NAME
+from arch import AUXILIARY, AXIS_NAME, PENALTIES
 from arch.ops.stochastic import Examples, example_keys
 from arch.training import losses as losses_lib
 from arch.training import metrics as metrics_lib
@@ -35,11 +36,17 @@ def make_train_step(
     ema_decay: float = 0.0,
     raise_on_nan: bool = True,
     reset_metrics_every_steps: int = 1,
+    num_steps: int | None = None,
 ) -> Callable[[TrainState, Batch], TrainState]:
     """`train_step(state, batch) -> state` for one device of the axis `AXIS_NAME`.
 
+    The loss is the mean cross-entropy, plus that of each auxiliary head times its weight, plus the network's penalties
+    (collections AUXILIARY and PENALTIES). The metrics are of the network's own logits.
+
     Args:
-      model: called as `model(images, train=True, examples=Examples(weight, id))`.
+      model: called as `model(images, train=True, examples=Examples(weight, id))`. Where it has a method
+        `after_step(variables, progress) -> variables`, that is called after each update, with the share of `num_steps`
+        that is done, and may change what is neither a parameter nor a running statistic, as condensation does.
       tx: gets gradients averaged over the global batch, and the parameters.
       seed: keys of augmentation and dropout derive from (seed, step, position of the example in the global batch).
       preprocess: augments and normalises on the device.
@@ -51,27 +58,38 @@ def make_train_step(
       raise_on_nan: a non-finite loss or gradient freezes the state for good, for the caller to see `bad_step` and
         stop. False leaves out the update of that step only.
       reset_metrics_every_steps: `state.metrics` starts anew at steps that are multiples of this.
+      num_steps: of the whole run; needed by a model with `after_step`.
     """
+    if num_steps is None and hasattr(model, "after_step"):
+        raise ValueError(f"make_train_step: num_steps must be given, for {type(model).__name__}.after_step")
     if num_micro_batches < 1:
         raise ValueError(f"make_train_step: num_micro_batches={num_micro_batches} must be at least 1")
 
-    def gradient_sums(params, batch_stats, batch: Batch, ids: jax.Array, key: jax.Array, metrics_cls):
+    def gradient_sums(params, batch_stats, other, batch: Batch, ids: jax.Array, key: jax.Array, metrics_cls):
         """Sums over the examples of one micro-batch: (gradients, metrics), and the new running statistics."""
         augment_key, dropout_key = jax.random.split(key)
         images = preprocess(batch["image"], example_keys(augment_key, ids))
 
         def loss_sum(params):
             logits, updates = model.apply(
-                {"params": params, "batch_stats": batch_stats},
+                {"params": params, "batch_stats": batch_stats, **other},
                 images,
                 train=True,
                 examples=Examples(weight=batch["weight"], id=ids),
-                mutable=["batch_stats"],
+                mutable=["batch_stats", AUXILIARY, PENALTIES],
                 rngs={"dropout": dropout_key},
             )
-            losses = losses_lib.cross_entropy(logits, batch["label"], label_smoothing=label_smoothing)
-            weighted = losses * batch["weight"].astype(losses.dtype)
+            losses = cross_entropy(logits)
+            total = losses
+            for more_logits, loss_weight in traverse_util.flatten_dict(updates.get(AUXILIARY, {})).values():
+                total += loss_weight * cross_entropy(more_logits)
+            for penalty in jax.tree.leaves(updates.get(PENALTIES, {})):
+                total += penalty.astype(total.dtype)
+            weighted = total * batch["weight"].astype(losses.dtype)
             return jnp.sum(weighted), (losses, logits, updates.get("batch_stats", {}))
+
+        def cross_entropy(logits):
+            return losses_lib.cross_entropy(logits, batch["label"], label_smoothing=label_smoothing)
 
         grads, (losses, logits, new_stats) = jax.grad(loss_sum, has_aux=True)(params)
         return grads, metrics_lib.measure(metrics_cls, losses, logits, batch["label"], batch["weight"]), new_stats
@@ -82,7 +100,7 @@ def make_train_step(
         size = batch["label"].shape[0]
         ids = lax.axis_index(AXIS_NAME) * size + jnp.arange(size, dtype=jnp.int32)
         if num_micro_batches == 1:
-            return gradient_sums(state.params, state.batch_stats, batch, ids, key, metrics_cls)
+            return gradient_sums(state.params, state.batch_stats, state.other, batch, ids, key, metrics_cls)
         if size % num_micro_batches:
             raise ValueError(
                 f"make_train_step: num_micro_batches={num_micro_batches} must divide the device's batch of {size}"
@@ -90,7 +108,7 @@ def make_train_step(
 
         def body(carry, part):
             grads, metrics, stats = carry
-            more_grads, more_metrics, stats = gradient_sums(state.params, stats, *part, key, metrics_cls)
+            more_grads, more_metrics, stats = gradient_sums(state.params, stats, state.other, *part, key, metrics_cls)
             return (jax.tree.map(jnp.add, grads, more_grads), metrics.merge(more_metrics), stats), None
 
         parts = jax.tree.map(lambda x: x.reshape(-1, num_micro_batches, *x.shape[1:]).swapaxes(0, 1), (batch, ids))
@@ -109,6 +127,11 @@ def make_train_step(
 
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        other = state.other
+        if hasattr(model, "after_step"):
+            variables = {"params": params, "batch_stats": stats, **other}
+            changed = model.after_step(variables, (state.step + 1) / num_steps)
+            other = {name: changed[name] for name in other}
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = jax.tree.map(lambda e, p: e * ema_decay + p * (1 - ema_decay), ema_params, params)
@@ -117,6 +140,7 @@ def make_train_step(
         new = state.replace(
             params=params,
             batch_stats=stats,
+            other=other,
             opt_state=opt_state,
             ema_params=ema_params,
             metrics=kept.merge(metrics),
@@ -133,15 +157,15 @@ def make_train_step(
 
 
 def make_eval_step(model: nn.Module, *, preprocess: Preprocess) -> Callable[..., Any]:
-    """`eval_step(params, batch_stats, batch, metrics) -> metrics`, which adds the batch's sums over all devices.
+    """`eval_step(variables, batch, metrics) -> metrics`, which adds the batch's sums over all devices.
 
     The loss is the plain cross-entropy, without label smoothing, so that runs compare.
     """
 
-    def eval_step(params, batch_stats, batch: Batch, metrics):
+    def eval_step(variables, batch: Batch, metrics):
         images = preprocess(batch["image"], None)
         examples = Examples(weight=batch["weight"], id=None)
-        logits = model.apply({"params": params, "batch_stats": batch_stats}, images, train=False, examples=examples)
+        logits = model.apply(variables, images, train=False, examples=examples)
         losses = losses_lib.cross_entropy(logits, batch["label"])
         update = metrics_lib.measure(type(metrics), losses, logits, batch["label"], batch["weight"])
         return metrics.merge(lax.psum(update, AXIS_NAME))
@@ -156,4 +180,4 @@ def pmap_train_step(train_step: Callable) -> Callable:
 
 def pmap_eval_step(eval_step: Callable) -> Callable:
     """Over `[devices, ...]` leaves; the metrics' buffers are donated."""
-    return jax.pmap(eval_step, axis_name=AXIS_NAME, donate_argnums=3)
+    return jax.pmap(eval_step, axis_name=AXIS_NAME, donate_argnums=2)

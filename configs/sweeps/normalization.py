@@ -54,9 +54,10 @@ def cell(normalization: str, per_device_batch_size: int, base_learning_rate: flo
 
 
 def common() -> grid.Grid:
-    """What all runs share: 24, 48, 96 and 192 channels, 2, 3 and 2 units."""
+    """What all runs share: 24, 48, 96 and 192 channels, 2, 3 and 2 units, on maps of 14, 7, 4 and 2 pixels."""
     return grid.point(
         {
+            "model.fields.stem": "stride2",
             "model.fields.stage_sizes": (2, 3, 2),
             "num_epochs": NUM_EPOCHS,
             "schedule.base_batch_size": BASE_BATCH_SIZE,

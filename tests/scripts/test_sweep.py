@@ -1,5 +1,6 @@
 """scripts/sweep.py: grids, what is checked before anything starts, and what becomes of runs that end, fail and stop."""
 
+import ast
 import importlib
 import json
 import logging
@@ -227,6 +228,40 @@ def test_a_signal_goes_to_the_run_once_and_stops_the_sweep(tmp_path, name, statu
 def test_a_run_that_was_stopped_by_others_stops_the_sweep(tmp_path):
     assert run_locally([job(tmp_path / "a", "sys.exit(75)"), job(tmp_path / "b", "finish()")]) == 75
     assert not (tmp_path / "b").exists()
+
+
+def test_two_at_a_time_each_on_its_own_cores(tmp_path):
+    """Each of the first two waits for the other; the third starts when one of them has ended."""
+    code = (
+        "folder.mkdir()\n"
+        "(folder / 'cores').write_text(repr(sorted(os.sched_getaffinity(0))))\n"
+        "end = time.monotonic() + 60\n"
+        "while len(list(folder.parent.glob('?/cores'))) < 2: assert time.monotonic() < end\n"
+        "finish()"
+    )
+    assert run_locally([job(tmp_path / name, code) for name in "abc"], 2) == 0
+    cores = [set(ast.literal_eval((tmp_path / name / "cores").read_text())) for name in "ab"]
+    available = os.sched_getaffinity(0)
+    if len(available) > 1:
+        assert not cores[0] & cores[1] and len(cores[0]) == len(cores[1]) == len(available) // 2
+    assert cores[0] | cores[1] <= available == os.sched_getaffinity(0)
+
+
+def test_a_signal_goes_to_all_runs(tmp_path):
+    """Each waits for what it is sent, and saves; the first sends it to the sweep once both are at work."""
+    code = (
+        "got = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: got.append(1))\n"
+        "folder.mkdir()\n"
+        "end = time.monotonic() + 60\n"
+        "while len(list(folder.parent.glob('?'))) < 2: assert time.monotonic() < end\n"
+        "if folder.name == 'a': os.kill(os.getppid(), signal.SIGTERM)\n"
+        "while not got: assert time.monotonic() < end\n"
+        "(folder / 'saved').write_text('')\n"
+        "sys.exit(75)"
+    )
+    assert run_locally([job(tmp_path / name, code) for name in "abc"], 2) == 75
+    assert [(tmp_path / name / "saved").exists() for name in "abc"] == [True, True, False]
 
 
 SWEEP_FILE = """

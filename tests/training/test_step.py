@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from arch import AXIS_NAME
 from arch import norm as norms
+from arch.blocks.head import sow_auxiliary, sow_penalty
 from arch.ops.stochastic import Dropout
 from arch.training import metrics
 from arch.training.checkpoint import to_devices, to_host
@@ -263,7 +264,9 @@ def test_evaluation_sums_over_devices_and_batches():
     batches = [batch(i) for i in range(2)]
     batches[1]["weight"][5:] = 0
     for one in batches:
-        sums = eval_step(replicated.params, replicated.batch_stats, split(one, devices), sums)
+        sums = eval_step(
+            {"params": replicated.params, "batch_stats": replicated.batch_stats}, split(one, devices), sums
+        )
     got = metrics.compute(to_host(sums))
     images, labels = (np.concatenate([batches[0][key], batches[1][key][:5]]) for key in ("image", "label"))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -271,6 +274,64 @@ def test_evaluation_sums_over_devices_and_batches():
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(21), labels]
     assert got["loss"] == pytest.approx(losses.mean(), rel=1e-5)
     assert got["accuracy"] == pytest.approx((logits.argmax(1) == labels).mean(), rel=1e-6)
+
+
+class NetWithMore(Net):
+    """`Net` with an auxiliary head, a penalty, and a collection that `after_step` changes."""
+
+    @nn.compact
+    def __call__(self, x, *, train, examples=None):
+        gate = self.variable("gates", "gate", lambda: jnp.ones((), jnp.float64))
+        logits = Net(self.norm, dtype=self.dtype, name="net")(x, train=train, examples=examples) * gate.value
+        if train or self.is_initializing():
+            more = nn.Dense(CLASSES, param_dtype=jnp.float64, name="more")(x.mean((1, 2)))
+            sow_auxiliary(self, "logits", more, 0.3)
+        if train:
+            sow_penalty(self, "size", 0.01 * jnp.sum(self.variables["params"]["more"]["kernel"] ** 2))
+        return logits
+
+    def after_step(self, variables, progress):
+        return {**variables, "gates": {"gate": jnp.where(progress > 0.5, 2.0, variables["gates"]["gate"])}}
+
+
+@pytest.mark.parametrize(("devices", "parts"), [(1, 1), (2, 2)])
+def test_auxiliary_logits_and_penalties_are_in_the_loss(x64, devices, parts):
+    """One step of plain descent, against the gradient of the loss as the formula has it."""
+    net = NetWithMore(norms.create("none"), dtype=jnp.float64)
+    one = batch(0)
+    one["weight"][3] = 0.0
+    options = {"preprocess": plain_preprocess, "label_smoothing": 0.1, "num_micro_batches": parts, "num_steps": 4}
+    got = train(net, [one], devices, dtype=jnp.float64, tx=optax.sgd(1.0), **options)
+    start = create_state(
+        net, optax.sgd(1.0), seed=0, image_shape=(SIZE, SIZE, 3), num_classes=CLASSES, dtype=jnp.float64
+    )
+
+    def loss(params):
+        x = jnp.asarray(plain_preprocess(one["image"], None), jnp.float64)
+        targets = 0.9 * jax.nn.one_hot(one["label"], CLASSES, dtype=jnp.float64) + 0.1 / CLASSES
+        logits = net.apply({"params": params, **start.other}, x, train=False)
+        more = x.mean((1, 2)) @ params["more"]["kernel"] + params["more"]["bias"]
+        losses = [-jnp.sum(targets * jax.nn.log_softmax(values), 1) for values in (logits, more)]
+        mean = lambda values: jnp.sum(values * one["weight"]) / 15.0  # noqa: E731
+        return mean(losses[0]) + 0.3 * mean(losses[1]) + 0.01 * jnp.sum(params["more"]["kernel"] ** 2), mean(losses[0])
+
+    (_, main_loss), grads = jax.value_and_grad(loss, has_aux=True)(start.params)
+    assert_close(got.params, jax.tree.map(lambda p, g: p - g, start.params, grads), 1e-6)  # images are float32
+    assert metrics.compute(got.metrics)["loss"] == pytest.approx(float(main_loss), rel=1e-6)
+
+
+def test_what_after_step_changes_is_in_the_state_and_in_the_next_step(x64):
+    net = NetWithMore(norms.create("none"), dtype=jnp.float64)
+    options = {"dtype": jnp.float64, "tx": optax.sgd(0.0), "preprocess": plain_preprocess, "num_steps": 4}
+    states = [train(net, [batch(0)] * count, 2, reset_metrics_every_steps=1, **options) for count in (2, 3, 4)]
+    assert [float(state.other["gates"]["gate"]) for state in states] == [1.0, 2.0, 2.0]
+    losses = [metrics.compute(state.metrics)["loss"] for state in states]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_network_with_after_step_needs_the_number_of_steps():
+    with pytest.raises(ValueError, match=r"^make_train_step: num_steps must be given, for NetWithMore.after_step$"):
+        make_train_step(NetWithMore(norms.create("none")), optax.sgd(0.1), seed=0, preprocess=plain_preprocess)
 
 
 def test_one_compilation_serves_all_batches():
