@@ -12,6 +12,7 @@ import math
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 from arch.training.host import prepare_host
 
@@ -29,8 +30,9 @@ from flax import jax_utils
 from jax.experimental import multihost_utils
 
 import input_pipeline
-from arch import AXIS_NAME, models, norm, optim
+from arch import AXIS_NAME, models, optim
 from arch.errors import unknown_name
+from arch.norm.weight import initialize_from_batch
 from arch.training import metrics, workdir
 from arch.training.checkpoint import Checkpointer, to_devices, to_host
 from arch.training.logbook import Logbook
@@ -122,13 +124,7 @@ class Run:
         info = self.pipeline.info
         self.steps_per_epoch = info.num_train / config.global_batch_size
         self.num_steps = config.num_steps or max(1, round(config.num_epochs * self.steps_per_epoch))
-        self.model = models.create(
-            config.model.name,
-            num_classes=info.num_classes,
-            norm=norm.create(config.model.norm.name, **config.model.norm.fields),
-            dtype=jnp.dtype(config.model.dtype),
-            **config.model.fields,
-        )
+        self.model = models.from_config(config.model, info.num_classes)
         self.tx, self.schedule = optim.create(
             config.optimizer,
             config.schedule,
@@ -163,6 +159,27 @@ class Run:
             dtype=jnp.dtype(self.config.model.dtype),
             keep_ema=self.config.ema_decay > 0,
         )
+
+    def first_state(self) -> TrainState:
+        """The state that training starts from, on one device."""
+        state = self.create_state()
+        if self.config.model.conv.data_dependent_init:
+            params = self._initialize_from_batch(state)
+            state = state.replace(params=params, ema_params=params if self.config.ema_decay > 0 else None)
+        return state
+
+    def _initialize_from_batch(self, state: TrainState) -> Any:
+        """The parameters as the first batch of all devices sets them."""
+
+        def initialize(batch: dict[str, jax.Array]) -> Any:
+            images = self.pipeline.preprocess(train=False)(batch["image"], None)
+            variables = {"params": state.params, "batch_stats": state.batch_stats, **state.other}
+            rngs = {"dropout": jax.random.key(self.config.seed)}
+            new = initialize_from_batch(self.model, variables, images, axis_name=AXIS_NAME, rngs=rngs, train=True)
+            return new["params"]
+
+        batch = next(self.pipeline.train(0))
+        return jax.tree.map(jnp.asarray, to_host(jax.pmap(initialize, axis_name=AXIS_NAME)(batch)))
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
         return jax_utils.prefetch_to_device(self.pipeline.train(start_step), 2, axis_name=AXIS_NAME)
@@ -234,7 +251,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: str, stop: Sto
         from_main_host(0)  # the others come here only when the folder is ours
         checkpoints = Checkpointer(os.path.join(folder, "checkpoints"), track_best=bool(config.data.val_split))
         stack.callback(checkpoints.close)
-        start, state = checkpoints.restore(jax.eval_shape(run.create_state)) or (0, run.create_state())
+        start, state = checkpoints.restore(jax.eval_shape(run.create_state)) or (0, run.first_state())
         logbook = Logbook(folder, restored_step=start, enabled=main_host)
         stack.callback(logbook.close)
         announce(run, folder, start, state)

@@ -24,6 +24,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.name = "shufflenet_v2_x1_0"  # a key of arch.models.MODELS
     config.model.dtype = "float32"  # of the computation: bfloat16, float32, float64; parameters are at least float32
     config.model.fields = ml_collections.ConfigDict()  # fields of that network
+    config.model.conv = ml_collections.ConfigDict()
+    config.model.conv.name = "conv"  # a key of arch.norm.weight.CONVS: conv, weight_norm, weight_standardization
+    config.model.conv.data_dependent_init = False  # of weight_norm: the first batch sets lengths and biases
     config.model.norm = ml_collections.ConfigDict()
     config.model.norm.name = "batch_norm"  # a key of arch.norm.NORMS: batch_norm (per replica), sync_batch_norm, ...
     config.model.norm.fields = ml_collections.ConfigDict()  # fields of that normalization

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from arch import AXIS_NAME, models, norm, optim
+from arch import AXIS_NAME, models, optim
 from arch.errors import unknown_name
 from arch.training.state import create_state
 from arch.training.step import make_train_step
@@ -208,13 +208,7 @@ def trace(
     config: ml_collections.ConfigDict, tx: optax.GradientTransformation, num_classes: int, num_devices: int
 ) -> None:
     """Traces the training step that train.py would compile: names, fields and shapes fit together."""
-    model = models.create(
-        config.model.name,
-        num_classes=num_classes,
-        norm=norm.create(config.model.norm.name, **config.model.norm.fields),
-        dtype=jnp.dtype(config.model.dtype),
-        **config.model.fields,
-    )
+    model = models.from_config(config.model, num_classes)
     step = make_train_step(
         model,
         tx,
@@ -223,6 +217,7 @@ def trace(
         label_smoothing=config.label_smoothing,
         num_micro_batches=config.num_micro_batches,
         ema_decay=config.ema_decay,
+        num_steps=1,
     )
     shape = (config.data.image_size, config.data.image_size, config.data.num_channels)
     leading = (num_devices, config.global_batch_size // num_devices)

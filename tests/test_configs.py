@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from arch import models, norm, optim
+from arch import models, optim
 from configs import common, default
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -52,13 +52,7 @@ def test_a_recipe_changes_values_only(name, arg):
 def test_a_recipe_builds_its_network_and_optimiser(name, arg):
     """By tracing alone: names, fields and shapes fit together."""
     config = recipe(name, arg)
-    model = models.create(
-        config.model.name,
-        num_classes=10,
-        norm=norm.create(config.model.norm.name, **config.model.norm.fields),
-        dtype=jnp.dtype(config.model.dtype),
-        **config.model.fields,
-    )
+    model = models.from_config(config.model, num_classes=10)
     tx, schedule = optim.create(
         config.optimizer, config.schedule, total_steps=config.num_steps or 1000, steps_per_epoch=100.5,
         global_batch_size=config.global_batch_size,

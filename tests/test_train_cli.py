@@ -262,3 +262,29 @@ def test_misuse_is_one_line_that_names_the_fix(tmp_path, flags, words):
     assert result.returncode == 2, result.stderr
     assert words in one_line(result)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_weight_norm_starts_from_the_first_batch_of_all_devices(tmp_path, data_dir):
+    """At rate 0 the last parameters are the first; those of two devices are those of one, in float64."""
+    flags = (
+        "--config=tests/recipes/tiny.py:dtype=float64,norm=none", data_dir, "--config.model.conv.name=weight_norm",
+        "--config.num_steps=1", "--config.schedule.base_learning_rate=1e-300", "--config.model.fields.dropout_rate=0.0",
+    )  # fmt: skip
+    states = {}
+    for name, devices, given in (("plain", 1, False), ("one", 1, True), ("two", 2, True)):
+        init = f"--config.model.conv.data_dependent_init={given}"
+        result = run(*flags, init, f"--workdir={tmp_path / name}", devices=devices)
+        assert result.returncode == 0, result.stderr
+        states[name] = final_state(tmp_path / name)[1]
+    lengths = [name for name in states["one"] if name.startswith("params") and name.endswith("g")]
+    assert len(lengths) > 10
+    for name in lengths:
+        np.testing.assert_allclose(states["two"][name], states["one"][name], rtol=1e-7)
+        assert not np.allclose(states["one"][name], states["plain"][name], rtol=1e-2), name
+
+
+def test_weights_and_activations_are_normalized_in_their_own_places(tmp_path, data_dir):
+    result = run(TINY, f"--workdir={tmp_path}", data_dir, "--config.model.norm.name=weight_norm")
+    assert result.returncode == 2
+    assert "set model.conv.name=weight_norm" in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr

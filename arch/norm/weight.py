@@ -18,6 +18,7 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 from jax import lax
 
+from arch.errors import named_factory
 from arch.norm.batch import batch_moments
 from arch.norm.group import check_channels_last, scale_and_shift, standardize
 from arch.norm.running import check_momentum, move_running
@@ -126,6 +127,19 @@ CONVS = {
     "weight_norm": functools.partial(WeightNormConv),
     "weight_standardization": functools.partial(WeightStandardizedConv),
 }
+
+
+def create_conv(name: str, **fields: Any) -> functools.partial:
+    """The factory of a convolution, to be the `conv` of a network.
+
+    Args:
+        name: a key of CONVS.
+        **fields: fields of that convolution.
+
+    Raises:
+        ValueError: a name, or a field, that does not exist.
+    """
+    return functools.partial(named_factory("arch.norm.weight.create_conv", CONVS, name, fields), **fields)
 
 
 class Affine(nn.Module):
