@@ -10,11 +10,13 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
+from typing import Any
 
 from arch.training.logbook import read_rows
 from arch.training.progress import duration
+from scripts._sweep_results import Results
 
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 75}  # exit statuses of a run that has saved, and then of the sweep
 
@@ -30,15 +32,30 @@ class Job:
       folder: of the run.
       command: trains it, or goes on; the program is the first item.
       num_steps: of the whole run.
+      identity: of its config.
+      overrides: of the point.
+      results: of the sweep; None keeps none.
     """
 
     name: str
     folder: pathlib.Path
     command: Sequence[str]
     num_steps: int
+    identity: str = ""
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    results: Results = dataclasses.field(default_factory=lambda: Results(None))
 
     def is_finished(self) -> bool:
-        """Whether train.py has nothing left to do: the last row is written and so is the last checkpoint."""
+        """Whether it is among the results, or train.py has nothing left to do; keeps the result of the latter."""
+        if self.results.has(self.name, self.identity):
+            return True
+        if not self._has_ended():
+            return False
+        self.results.add(self.name, self.identity, self.num_steps, self.overrides, self.folder)
+        return True
+
+    def _has_ended(self) -> bool:
+        """The last row is written and so is the last checkpoint."""
         rows = read_rows(self.folder / "metrics.jsonl")
         return (
             bool(rows)
@@ -176,6 +193,7 @@ def run_locally(jobs: Sequence[Job], num_parallel: int = 1) -> int:
                 stopped = status
                 continue
             num_ended += 1
+            run.job.is_finished()  # keeps its result
             if status:
                 failed.append(f"{run.job.name}, exit status {status}")
             now = time.perf_counter()

@@ -27,6 +27,8 @@ from input_pipeline.sources import open_source
 SWEEPS = pathlib.Path("configs", "sweeps")
 LONGEST_NAME = 200  # of a folder; file systems have 255 bytes
 
+from scripts._sweep_results import telling_fields
+
 logger = logging.getLogger("sweep")
 
 
@@ -116,21 +118,6 @@ def override(base: ml_collections.ConfigDict, overrides: Mapping[str, Any]) -> m
         except TypeError as error:
             raise ValueError(f"sweep: {field}={value!r} is of a wrong type; {error}") from error
     return config
-
-
-def telling_fields(points: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The fields that tell the points apart, in the order in which the points name them.
-
-    A field is left out where those before it say it already: the learning rate, where it follows from the batch.
-    """
-    telling: list[str] = []
-    found = 1
-    for field in dict.fromkeys(field for point in points for field in point):
-        keys = {tuple(repr(point[f]) if f in point else None for f in (*telling, field)) for point in points}
-        if len(keys) > found:
-            telling.append(field)
-            found = len(keys)
-    return telling
 
 
 def folder_name(overrides: Mapping[str, Any], telling: Iterable[str]) -> str:

@@ -3,9 +3,11 @@
     python scripts/plot.py runs/shufflenet_v2-normalization
     python scripts/plot.py runs/shufflenet_v2-normalization --x=global_batch_size --by=model.norm.name --out=docs/norms
 
-The sweep is what scripts/sweep.py keeps in its --workdir. Runs that differ in their seed alone are one row: the mean,
-and the standard deviation (with n - 1) from two finished runs on. Runs that are not finished are in the curves alone;
-how many there are is said. Written: OUT.md, OUT-curves.png and, with --x, OUT-final.png.
+    python scripts/plot.py docs/normalization.jsonl --x=global_batch_size --by=model.norm.name
+
+The sweep is what scripts/sweep.py keeps in its --workdir, or in its file of --results. Runs that differ in their seed
+alone are one row: the mean, and the standard deviation (with n - 1) from two finished runs on. Runs that are not
+finished are in the curves alone; how many there are is said. Written: OUT.md, OUT-curves.png and, with --x, OUT-final.png.
 """
 
 import argparse
@@ -20,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a check
 
 from arch.errors import unknown_name
 from arch.training.logbook import read_rows
+from scripts._sweep_results import read, telling_fields
 
 SEED = "seed"
 METRICS = ("val/accuracy", "test/accuracy", "val/loss", "test/loss")
@@ -54,19 +57,26 @@ class Cell(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 and one line on stderr."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workdir", help="the folder of the sweep")
+    parser.add_argument("workdir", help="the folder of the sweep, or its file of results")
     parser.add_argument("--metric", default="", help="of the figures; default: test/accuracy, else val/accuracy")
     parser.add_argument("--x", default="", help="field along the horizontal axis, of numbers")
     parser.add_argument("--by", default="", help="fields, with commas, that make the lines; default: all but --x")
-    parser.add_argument("--out", default="", help="the beginning of the names of the files; default: WORKDIR/summary")
+    parser.add_argument(
+        "--out", default="", help="the beginning of the names of the files; default: WORKDIR/summary, or that of FILE"
+    )
     args = parser.parse_args(argv)
     try:
-        for path in write(args.workdir, args.metric, args.x, args.by, args.out or str(Path(args.workdir, "summary"))):
+        for path in write(args.workdir, args.metric, args.x, args.by, args.out or beside(Path(args.workdir))):
             print(path)
     except (ValueError, OSError) as error:
         print(f"plot: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def beside(path: Path) -> str:
+    """Where the files go that nobody named."""
+    return str(path.with_suffix("") if path.is_file() else path / "summary")
 
 
 def write(folder: str, metric: str, x: str, by: str, out: str) -> list[Path]:
@@ -96,11 +106,17 @@ def read_sweep(folder: Path) -> tuple[list[str], list[Run]]:
     """The fields that tell points apart, but for the seed, and the runs in the order of the sweep.
 
     Raises:
-      ValueError: the folder is not that of a sweep.
+      ValueError: it is not that of a sweep.
     """
+    if folder.is_file():
+        results = read(folder)
+        fields = [field for field in telling_fields([result.overrides for result in results]) if field != SEED]
+        return fields, [
+            Run({field: result.overrides.get(field) for field in fields}, result.rows, True) for result in results
+        ]
     path = folder / "sweep.json"
     if not path.exists():
-        raise ValueError(f"{folder} has no sweep.json; give the --workdir of scripts/sweep.py")
+        raise ValueError(f"{folder} has no sweep.json; give the --workdir, or the --results, of scripts/sweep.py")
     sweep = json.loads(path.read_text())
     fields = [field for field in sweep["fields"] if field != SEED]
     runs = []

@@ -5,8 +5,10 @@ each is applied to the locked recipe and its training step is traced. Points who
 
 --launcher=local trains one point after the other, each in a folder of --workdir (default: runs/CONFIG-SWEEP) that is
 named by the fields that tell it from the others; with --parallel=N, N at a time, each on its share of the CPU cores
-(small networks gain most by one core each). The same command again skips what is finished and resumes what is not;
-a point that fails is reported and the sweep goes on. --launcher=print prints the commands of what is not finished.
+(small networks gain most by one core each). The same command again skips what is finished and resumes what is not; a
+point that fails is reported and the sweep goes on. --results=FILE.jsonl keeps the evaluations of every finished point
+in one small file, read by scripts/plot.py; a point that is there counts as finished, on another machine too.
+--launcher=print prints the commands of what is not finished.
 
 All other flags go to train.py; a --config.FIELD=VALUE among them wins over the sweep. Exit status: 0 when all points
 are finished, 1 when some failed, 2 for a command or sweep that cannot be run, 75 after SIGTERM, 130 after Ctrl-C: the
@@ -30,13 +32,15 @@ from arch.errors import unknown_name
 from arch.training import workdir
 from configs import cli
 from scripts._sweep_launchers import LAUNCHERS, Job
-from scripts._sweep_points import Point, check, expand, load, telling_fields
+from scripts._sweep_points import Point, check, expand, load
+from scripts._sweep_results import Results, telling_fields
 
 SWEEP = flags.DEFINE_string("sweep", None, "Grid: configs/sweeps/NAME.py.", required=True)
 LAUNCHER = flags.DEFINE_string("launcher", "local", "local: one point after the other; print: only their commands.")
+RESULTS = flags.DEFINE_string("results", None, "File that keeps the evaluations of finished points.")
 PARALLEL = flags.DEFINE_integer("parallel", 1, "Points that --launcher=local trains at a time.", lower_bound=1)
 
-OWN_FLAGS = ("sweep", "launcher", "workdir", "parallel")
+OWN_FLAGS = ("sweep", "launcher", "workdir", "parallel", "results")
 RECORD = "sweep.json"  # what the folder of a sweep holds beside its runs; read by scripts/plot.py
 
 logger = logging.getLogger("sweep")
@@ -55,12 +59,13 @@ def main(arguments: Sequence[str]) -> int:
     points = expand(train.CONFIG.value, load(SWEEP.value), given=given_fields(arguments))
     logger.info("checking %d points", len(points))
     shared = passed_on(arguments)
-    jobs = []
+    jobs, results = [], Results(RESULTS.value)
     for point, num_steps in zip(points, check(points, train.check_config), strict=True):
         place = folder / point.name
-        workdir.check(str(place), point.config.to_dict())
+        config = point.config.to_dict()
+        workdir.check(str(place), config)
         command = [sys.executable, str(ROOT / "train.py"), *shared, *point.flags, f"--workdir={place}"]
-        jobs.append(Job(point.name, place, command, num_steps))
+        jobs.append(Job(point.name, place, command, num_steps, workdir.identity(config), point.overrides, results))
     write_record(folder, points, jobs)
     return LAUNCHERS[LAUNCHER.value](jobs, PARALLEL.value)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -48,6 +49,13 @@ def check(workdir: str, config: dict[str, Any], *, only: tuple[str, ...] = ("",)
             f"--workdir={workdir} holds a run of another config: {'; '.join(lines)}. "
             f"Go on with that config, or start afresh with --workdir={fresh(workdir)}"
         )
+
+
+def identity(config: dict[str, Any]) -> str:
+    """The same for configurations that may share a folder, and for no others."""
+    here = json.loads(json.dumps(config))
+    kept = {name: value for name, value in _leaves(here) if name not in FREE_FIELDS}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager

@@ -1,11 +1,13 @@
 """scripts/sweep.py: grids, what is checked before anything starts, and what becomes of runs that end, fail and stop."""
 
 import ast
+import dataclasses
 import importlib
 import json
 import logging
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ from configs.sweeps import grid
 from scripts import plot
 from scripts._sweep_launchers import Job, print_commands, run_locally
 from scripts._sweep_points import check_point, expand, load
+from scripts._sweep_results import Results, read
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOT_SWEEPS = {"__init__", "grid"}
@@ -262,6 +265,34 @@ def test_a_signal_goes_to_all_runs(tmp_path):
     )
     assert run_locally([job(tmp_path / name, code) for name in "abc"], 2) == 75
     assert [(tmp_path / name / "saved").exists() for name in "abc"] == [True, True, False]
+
+
+def test_results_outlive_the_folders(tmp_path):
+    """The file alone says what is finished, for the same config; the plot reads it as it reads the folder."""
+    file, evaluation = tmp_path / "results.jsonl", {"step": 3, "val/accuracy": 0.5}
+
+    def with_results(name, identity="a"):
+        fields = {"identity": identity, "overrides": {"seed": ord(name)}, "results": Results(str(file))}
+        return dataclasses.replace(job(tmp_path / name, "finish()"), **fields)
+
+    assert run_locally([with_results(name) for name in "xy"]) == 0
+    assert [(result.name, result.overrides, result.rows) for result in read(file)] == [
+        ("x", {"seed": 120}, [evaluation]), ("y", {"seed": 121}, [evaluation]),
+    ]  # fmt: skip
+    for name in "xy":
+        shutil.rmtree(tmp_path / name)
+    assert all(with_results(name).is_finished() for name in "xy")
+    assert not with_results("x", identity="b").is_finished()
+    assert run_locally([with_results("x", identity="b")]) == 0
+    assert [(result.name, result.identity) for result in read(file)] == [("x", "b"), ("y", "a")]
+    assert plot.main([str(file)]) == 0
+    assert "| 2 | 0.5000 ± 0.0000 |" in (tmp_path / "results.md").read_text()
+
+
+def test_a_file_of_other_things_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"name": "x"}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl is no file of --results of scripts/sweep\.py; give another one"):
+        Results(str(tmp_path / "a.jsonl"))
 
 
 SWEEP_FILE = """

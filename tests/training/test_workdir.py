@@ -73,3 +73,10 @@ def test_two_at_a_time_are_refused(tmp_path):
 def test_fresh_is_the_first_free_number(tmp_path):
     (tmp_path / "run-2").mkdir()
     assert workdir.fresh(str(tmp_path / "run")) == str(tmp_path / "run-3")
+
+
+def test_the_identity_is_that_of_what_may_share_a_folder():
+    same = changed(data={"dir": "/elsewhere", "mean": [0.5]})
+    assert workdir.identity(same) == workdir.identity(CONFIG)
+    others = [changed(seed=1), changed(data={"dir": "/a", "mean": (0.6,)}), changed(extra=None)]
+    assert len({workdir.identity(config) for config in [CONFIG, *others]}) == 4
