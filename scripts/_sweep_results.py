@@ -65,10 +65,10 @@ class Results:
         """Keeps the evaluations of a run that has finished in its folder; a run that is there already is left alone."""
         if self._path is None or self.has(name, identity):
             return
-        rows = [
-            row for row in read_rows(folder / "metrics.jsonl") if any("test/" in key or "val/" in key for key in row)
-        ]
-        self._known[name] = Result(name, identity, num_steps, dict(overrides), rows)
+        self._known = self._read()  # another sweep may write here too
+        rows = read_rows(folder / "metrics.jsonl")
+        evaluations = [row for row in rows if any(key.startswith(("val/", "test/")) for key in row)]
+        self._known[name] = Result(name, identity, num_steps, dict(overrides), evaluations)
         lines = (json.dumps(result._asdict(), sort_keys=True) for result in self._known.values())
         self._path.parent.mkdir(parents=True, exist_ok=True)
         workdir.write_atomically(self._path, "".join(f"{line}\n" for line in lines))

@@ -2,12 +2,12 @@
 
     python scripts/plot.py runs/shufflenet_v2-normalization
     python scripts/plot.py runs/shufflenet_v2-normalization --x=global_batch_size --by=model.norm.name --out=docs/norms
-
     python scripts/plot.py docs/normalization.jsonl --x=global_batch_size --by=model.norm.name
 
 The sweep is what scripts/sweep.py keeps in its --workdir, or in its file of --results. Runs that differ in their seed
 alone are one row: the mean, and the standard deviation (with n - 1) from two finished runs on. Runs that are not
-finished are in the curves alone; how many there are is said. Written: OUT.md, OUT-curves.png and, with --x, OUT-final.png.
+finished are in the curves alone; how many there are is said. Written: OUT.md, OUT-curves.png and, with --x,
+OUT-final.png.
 """
 
 import argparse
