@@ -95,6 +95,27 @@ def _check_config(argv: Sequence[str]) -> dict[str, tuple[list[str], Any]]:
     argument = _config_argument(argv)
     if not argument:
         raise ValueError("--config is required, for example --config=configs/shufflenet_v2.py")
+    config = load_recipe(argument)
+    fields = {}
+    for item in argv:
+        if item.startswith(("--config.", "-config.")):
+            flag, equals, text = item.lstrip("-").partition("=")
+            *group, name = flag.split(".")[1:]
+            if ".".join(group) in OPEN_GROUPS and name not in operator.attrgetter(".".join(group))(config):
+                if not equals:
+                    raise ValueError(f"--{flag}: write its value behind an equals sign, --{flag}=VALUE")
+                fields[item] = ([*group, name], _literal(text))
+            else:
+                check_field(config, flag)
+    return fields
+
+
+def load_recipe(argument: str) -> ml_collections.ConfigDict:
+    """The config of `FILE.py[:ARGS]`.
+
+    Raises:
+      ValueError: no such file, no recipe, or arguments that it does not take.
+    """
     path, _, arg = argument.partition(":")
     if not os.path.isfile(path):
         folder = os.path.dirname(path) or "."
@@ -109,19 +130,7 @@ def _check_config(argv: Sequence[str]) -> dict[str, tuple[list[str], Any]]:
         raise ValueError(f"--config: {path} has no get_config(); it is not a recipe")
     if arg and not inspect.signature(module.get_config).parameters:
         raise ValueError(f"--config: {path} takes no arguments, but got {arg!r}; leave out :{arg}")
-    config = module.get_config(arg) if arg else module.get_config()
-    fields = {}
-    for item in argv:
-        if item.startswith(("--config.", "-config.")):
-            flag, equals, text = item.lstrip("-").partition("=")
-            *group, name = flag.split(".")[1:]
-            if ".".join(group) in OPEN_GROUPS and name not in operator.attrgetter(".".join(group))(config):
-                if not equals:
-                    raise ValueError(f"--{flag}: write its value behind an equals sign, --{flag}=VALUE")
-                fields[item] = ([*group, name], _literal(text))
-            else:
-                check_field(config, flag)
-    return fields
+    return module.get_config(arg) if arg else module.get_config()
 
 
 def _literal(text: str) -> Any:

@@ -23,11 +23,11 @@ from configs import cli
 from input_pipeline.pipeline import device_preprocess
 from input_pipeline.settings import Augmentation
 from input_pipeline.sources import open_source
+from scripts._sweep_results import telling_fields
 
 SWEEPS = pathlib.Path("configs", "sweeps")
 LONGEST_NAME = 200  # of a folder; file systems have 255 bytes
-
-from scripts._sweep_results import telling_fields
+RECIPE = "config"  # a point may have a recipe of its own, FILE.py[:ARGS], in the place of that of the command line
 
 logger = logging.getLogger("sweep")
 
@@ -38,7 +38,7 @@ class Point:
 
     Attributes:
       name: of its folder, from the fields that tell the points apart.
-      overrides: dotted path of a field -> value, all of them.
+      overrides: dotted path of a field -> value, all of them; RECIPE -> the recipe, where the point has one.
       config: the recipe with the overrides.
     """
 
@@ -49,7 +49,8 @@ class Point:
     @property
     def flags(self) -> list[str]:
         """The overrides as flags of train.py."""
-        return [f"--config.{field}={value}" for field, value in self.overrides.items()]
+        names = {field: field if field == RECIPE else f"config.{field}" for field in self.overrides}
+        return [f"--{names[field]}={value}" for field, value in self.overrides.items()]
 
 
 def load(path: str) -> list[dict[str, Any]]:
@@ -79,7 +80,7 @@ def expand(
 
     Args:
       base: locked; it is not changed.
-      sweep: overrides.
+      sweep: overrides; RECIPE stands for another base.
       given: fields that the points shall leave as they are in `base`.
 
     Raises:
@@ -88,7 +89,8 @@ def expand(
     found: dict[str, tuple[dict[str, Any], ml_collections.ConfigDict]] = {}
     for all_overrides in sweep:
         overrides = {field: value for field, value in all_overrides.items() if field not in given}
-        config = override(base, overrides)
+        recipe = cli.load_recipe(overrides[RECIPE]) if RECIPE in overrides else base
+        config = override(recipe, {field: value for field, value in overrides.items() if field != RECIPE})
         found.setdefault(json.dumps(config.to_dict(), sort_keys=True), (overrides, config))
     if len(found) < len(sweep):
         logger.info("%d of %d points have the config of another one and run once", len(sweep) - len(found), len(sweep))

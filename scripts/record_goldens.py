@@ -1,6 +1,6 @@
 """Records what other libraries compute, the goldens that the tests compare with: tests/goldens/*.npz.
 
-  pip install torch==2.14.1 torchvision==0.29.1
+  pip install torch==2.14.1 torchvision==0.29.1 timm==1.0.31
   python scripts/record_goldens.py                   # lists what can be recorded
   python scripts/record_goldens.py roi resize        # records these anew
   python scripts/record_goldens.py all
@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))  # run from a checkout
 
 from arch.errors import unknown_name
 
-VERSIONS = {"torch": "2.14.1", "torchvision": "0.29.1"}
+VERSIONS = {"torch": "2.14.1", "torchvision": "0.29.1", "timm": "1.0.31"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -73,6 +73,20 @@ def test_a_point_is_the_recipe_with_its_overrides():
     ]
 
 
+def test_a_point_may_have_a_recipe_of_its_own():
+    """Its flags come after those of the command line, of which absl takes the last."""
+    recipe = "configs/mobilenet_v2.py:fashion_mnist"
+    sweep = grid.product(grid.point({"config": recipe}), grid.each("seed", (0, 1)))
+    points = expand(default.get_config(), sweep)
+    assert [point.config.model.name for point in points] == ["mobilenet_v2"] * 2
+    assert [point.flags for point in points] == [[f"--config={recipe}", f"--config.seed={seed}"] for seed in (0, 1)]
+    assert points[1].name == "seed=1"
+    with pytest.raises(
+        ValueError, match=r"no file configs/mobilenet_v3\.py; did you mean configs/mobilenet_v2"
+    ):
+        expand(default.get_config(), [{"config": "configs/mobilenet_v3.py"}])
+
+
 def test_points_of_one_config_run_once_and_the_command_line_wins():
     base = default.get_config()
     sweep = grid.product(grid.each("seed", (0, 1)), grid.each("optimizer.momentum", (0.9, 0.8)))
