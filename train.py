@@ -26,20 +26,23 @@ import numpy as np
 from absl import flags
 from absl import logging as absl_logging
 from clu import parameter_overview
-from flax import jax_utils
+from flax import jax_utils, traverse_util
 from jax.experimental import multihost_utils
 
 import input_pipeline
 from arch import AXIS_NAME, models, optim
 from arch.errors import unknown_name
 from arch.norm.weight import initialize_from_batch
+from arch.optim.noise_scale import noise_scale
 from arch.training import metrics, workdir
 from arch.training.checkpoint import Checkpointer, to_devices, to_host
 from arch.training.logbook import Logbook
 from arch.training.preemption import StopRequest
 from arch.training.progress import Progress
-from arch.training.state import TrainState, create_state
+from arch.training.state import TrainState, create_state, with_variables
 from arch.training.step import make_eval_step, make_train_step, pmap_eval_step, pmap_train_step
+from arch.weights.convert import Loaded
+from arch.weights.load import load
 from configs import cli
 
 CONFIG = cli.define_config_flag()
@@ -146,6 +149,7 @@ class Run:
                 num_steps=self.num_steps,
             )
         )
+        self.weights: Loaded | None = None
         self.eval_step = pmap_eval_step(make_eval_step(self.model, preprocess=self.pipeline.preprocess(train=False)))
 
     def create_state(self) -> TrainState:
@@ -166,7 +170,12 @@ class Run:
         if self.config.model.conv.data_dependent_init:
             params = self._initialize_from_batch(state)
             state = state.replace(params=params, ema_params=params if self.config.ema_decay > 0 else None)
-        return state
+        self.read_weights()
+        if self.weights is None:
+            return state
+        found = traverse_util.flatten_dict(jax.tree.map(jnp.asarray, self.weights.variables))
+        variables = {"params": state.params, "batch_stats": state.batch_stats, **state.other}
+        return with_variables(state, traverse_util.unflatten_dict(traverse_util.flatten_dict(variables) | found))
 
     def _initialize_from_batch(self, state: TrainState) -> Any:
         """The parameters as the first batch of all devices sets them."""
@@ -181,8 +190,23 @@ class Run:
         batch = next(self.pipeline.train(0))
         return jax.tree.map(jnp.asarray, to_host(jax.pmap(initialize, axis_name=AXIS_NAME)(batch)))
 
+    def read_weights(self) -> None:
+        """Those of config.init_from, once; a classifier of another number of classes is left as it is."""
+        path = self.config.init_from
+        if not path or self.weights is not None:
+            return
+        state = jax.eval_shape(self.create_state)
+        shapes = {"params": state.params, "batch_stats": state.batch_stats, **state.other}
+        self.weights = load(path, self.config.model.name, self.model, shapes, new_head=True)
+        logger.info("weights of %s; new: %s", path, ", ".join(self.weights.new) or "none")
+
     def train_batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
         return jax_utils.prefetch_to_device(self.pipeline.train(start_step), 2, axis_name=AXIS_NAME)
+
+    def noise_scale(self, learning_rate: float) -> float:
+        """Of the schedule, see arch/optim/noise_scale.py."""
+        config, num_examples = self.config, self.pipeline.info.num_train
+        return noise_scale(learning_rate, config.optimizer.momentum, num_examples, config.global_batch_size)
 
     def check_finite(self, state: TrainState) -> None:
         """Waits for the devices; raises FloatingPointError where they have frozen the state."""
@@ -243,6 +267,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: str, stop: Sto
     """Trains to the end, from the newest checkpoint in the folder if there is one; returns the exit status."""
     run = Run(config)
     main_host = jax.process_index() == 0
+    if not os.path.isdir(os.path.join(folder, "checkpoints")):
+        run.read_weights()  # now: what does not fit is to leave no folder behind
     with contextlib.ExitStack() as stack:
         stack.callback(run.pipeline.close)
         if main_host:
@@ -329,9 +355,10 @@ class Session:
         row = {}
         if logs:
             row = {f"train/{name}": value for name, value in metrics.compute(to_host(state.metrics)).items()}
-            row["train/learning_rate"] = float(run.schedule(step - 1))
-            if (rate := self.progress.end_window(step, row["train/loss"])) is not None:
-                row["train/images_per_sec"] = rate
+            row["train/learning_rate"] = rate = float(run.schedule(step - 1))
+            row["train/noise_scale"] = run.noise_scale(rate)
+            if (speed := self.progress.end_window(step, row["train/loss"])) is not None:
+                row["train/images_per_sec"] = speed
         if evaluates:
             numbers = run.evaluate(state, self.stop)
             if numbers is None:

@@ -18,6 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_micro_batches = 1  # a device's batch is split into so many, one after the other (gradient accumulation)
     config.label_smoothing = 0.0  # in [0, 1): the share of the target spread evenly over all classes
     config.ema_decay = 0.0  # of the parameters, per step; 0 keeps no average
+    config.init_from = ""  # weights to start from: our .safetensors, or torchvision's or timm's .pth or .safetensors
     config.raise_on_nan = True  # a non-finite loss or gradient freezes the state on the device and ends the run
 
     config.model = ml_collections.ConfigDict()
@@ -55,21 +56,29 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.max_bad_records = 0  # that cannot be decoded; one more, on a host since its start, stops the run
 
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "momentum"  # momentum, lars
+    config.optimizer.name = "momentum"  # momentum, lars, rmsprop_warmup
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = False
     config.optimizer.weight_decay = 4e-5  # coupled (part of the gradient), so multiplied by the learning rate
     # Leaves of fewer dimensions (biases, scales of norms) do not decay; 0 decays all, as lars slide and optax do.
     config.optimizer.decay_min_ndim = 2
     config.optimizer.grad_clip_norm = 0.0  # largest global norm of the gradient; 0 does not clip
+    config.optimizer.momentum_form = 9  # of momentum: 9 has the learning rate outside the buffer, 10 inside
+    config.optimizer.momentum_correction = True  # of form 10, where the rate changes; then it equals form 9
     config.optimizer.lars_variant = "lecture"  # lecture, slide, optax, tpu; see arch/optim/lars.py
     config.optimizer.lars_trust_coefficient = 0.001  # eta; the slide has none
+    config.optimizer.rmsprop_rate = 3e-4  # of rmsprop_warmup, which begins as RMSprop and becomes momentum
+    config.optimizer.rmsprop_decay = 0.99  # of its averages of squared gradients
+    config.optimizer.transition_center_epochs = 10.0  # where both have half of the step
+    config.optimizer.transition_period_epochs = 5.0
+    config.optimizer.transition_form = "continuous"  # continuous, as_printed; see arch/optim/rmsprop_warmup.py
 
     config.schedule = ml_collections.ConfigDict()
-    config.schedule.name = "linear"  # linear, cosine, polynomial, step, constant
+    config.schedule.name = "linear"  # linear, cosine, polynomial, step, slow_start (stretched to the run), constant
     config.schedule.base_learning_rate = 0.5  # at base_batch_size
     config.schedule.base_batch_size = 0  # linear scaling: peak = base_learning_rate * global_batch_size / this; 0: none
-    config.schedule.warmup_epochs = 0.0  # linear per step, from base_learning_rate to the peak
+    config.schedule.warmup_name = "gradual"  # gradual: linear per step, to the peak; constant: then a jump to it
+    config.schedule.warmup_epochs = 0.0
     config.schedule.warmup_learning_rate = -1.0  # where warmup starts; negative: base_learning_rate
     config.schedule.end_learning_rate = 0.0  # at the last step + 1, of linear, cosine and polynomial
     config.schedule.power = 2.0  # of polynomial

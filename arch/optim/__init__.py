@@ -8,12 +8,23 @@ from typing import Any
 import optax
 
 from arch.errors import unknown_name
-from arch.optim import lars, masks, momentum, schedules
+from arch.optim import lars, masks, momentum, noise_scale, rmsprop_warmup, schedules
 
-__all__ = ["create", "create_schedule", "describe", "lars", "masks", "momentum", "schedules"]
+__all__ = [
+    "create",
+    "create_schedule",
+    "describe",
+    "lars",
+    "masks",
+    "momentum",
+    "noise_scale",
+    "rmsprop_warmup",
+    "schedules",
+]
 
-OPTIMIZERS = ("momentum", "lars")
-SCHEDULES = ("linear", "cosine", "polynomial", "step", "constant")
+OPTIMIZERS = ("momentum", "lars", "rmsprop_warmup")
+SCHEDULES = ("linear", "cosine", "polynomial", "step", "slow_start", "constant")
+WARMUPS = ("gradual", "constant")
 
 
 def create(
@@ -25,10 +36,13 @@ def create(
     is coupled (part of the gradient). The learning rate belongs to the optimiser: its updates are ready to be added.
 
     Args:
-      config: has the fields of `optimizer` in configs/default.py: name (momentum, lars), momentum in [0, 1), nesterov,
-        weight_decay >= 0, decay_min_ndim >= 0, grad_clip_norm >= 0 (0 does not clip), and for lars lars_variant and
-        lars_trust_coefficient > 0. The variants slide and optax are readings to the letter: they treat all leaves
-        alike, so `decay_min_ndim` is not theirs, and the slide has no trust coefficient.
+      config: has the fields of `optimizer` in configs/default.py. Of all: name (momentum, lars, rmsprop_warmup),
+        momentum in [0, 1), weight_decay >= 0, decay_min_ndim >= 0, grad_clip_norm >= 0 (0 does not clip); of momentum
+        and lars: nesterov; of momentum: momentum_form, momentum_correction; of lars: lars_variant,
+        lars_trust_coefficient > 0; of rmsprop_warmup: rmsprop_rate > 0, rmsprop_decay in [0, 1),
+        transition_center_epochs, transition_period_epochs > 0, transition_form. The variants slide and optax of lars
+        are readings to the letter: they treat all leaves alike, so `decay_min_ndim` is not theirs, and the slide has no
+        trust coefficient.
       schedule_config: has the fields of `schedule`, see `create_schedule`.
       total_steps: updates of the whole run, at least 1.
       steps_per_epoch: training examples / global batch; need not be whole.
@@ -44,19 +58,34 @@ def create(
         schedule_config, total_steps=total_steps, steps_per_epoch=steps_per_epoch, global_batch_size=global_batch_size
     )
     _check_optimizer(config)
-    optimizer = _optimizer(config, schedule)
+    optimizer = _optimizer(config, schedule, steps_per_epoch)
     if config.grad_clip_norm > 0:
         optimizer = optax.chain(optax.clip_by_global_norm(config.grad_clip_norm), optimizer)
     return optimizer, schedule
 
 
-def _optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTransformation:
+def _optimizer(config: Any, schedule: optax.Schedule, steps_per_epoch: float) -> optax.GradientTransformation:
     rules = _masks(config)
     if config.name == "momentum":
         return momentum.momentum_sgd(
             schedule,
             config.momentum,
             nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+            decay_mask=rules["decay"],
+            form=config.momentum_form,
+            correct_momentum=config.momentum_correction,
+        )
+    if config.name == "rmsprop_warmup":
+        return rmsprop_warmup.rmsprop_warmup(
+            schedule,
+            config.momentum,
+            steps_per_epoch=steps_per_epoch,
+            rmsprop_rate=config.rmsprop_rate,
+            decay=config.rmsprop_decay,
+            center=config.transition_center_epochs,
+            period=config.transition_period_epochs,
+            form=config.transition_form,
             weight_decay=config.weight_decay,
             decay_mask=rules["decay"],
         )
@@ -78,9 +107,10 @@ def create_schedule(config: Any, *, total_steps: int, steps_per_epoch: float, gl
     Epochs become the nearest whole step (`schedules.epochs_to_steps`).
 
     Args:
-      config: name (linear, cosine, polynomial, step, constant), base_learning_rate, base_batch_size (0 does not scale),
-        warmup_epochs, warmup_learning_rate (negative: base_learning_rate), end_learning_rate and power (linear, cosine,
-        polynomial), step_epochs and step_factor (step; counted from the start of training).
+      config: name (linear, cosine, polynomial, step, slow_start, constant), base_learning_rate, base_batch_size (0 does
+        not scale), warmup_name (gradual, constant), warmup_epochs, warmup_learning_rate (negative: base_learning_rate),
+        end_learning_rate and power (linear, cosine, polynomial), step_epochs and step_factor (step; counted from the
+        start of training).
       total_steps, steps_per_epoch, global_batch_size: as for `create`.
 
     Returns:
@@ -108,9 +138,13 @@ def create_schedule(config: Any, *, total_steps: int, steps_per_epoch: float, gl
     elif config.name == "step":
         boundaries = [schedules.epochs_to_steps(epochs, steps_per_epoch) for epochs in config.step_epochs]
         main = schedules.step_decay(peak, boundaries=boundaries, factor=config.step_factor)
+    elif config.name == "slow_start":
+        main = schedules.slow_start(peak, total_steps=total_steps)
     else:
         main = schedules.constant(peak)
     start = base if config.warmup_learning_rate < 0 else config.warmup_learning_rate
+    if config.warmup_name == "constant":
+        return schedules.constant_warmup(main, start=start, warmup_steps=warmup_steps)
     return schedules.gradual_warmup(main, start=start, peak=peak, warmup_steps=warmup_steps)
 
 
@@ -139,7 +173,7 @@ def _masks(config: Any) -> dict[str, masks.Mask]:
     def at_least(min_ndim: int, rule: str) -> masks.Mask:
         return functools.partial(masks.select, min_ndim=min_ndim, owner=f"optimizer: {rule}")
 
-    if config.name == "momentum":
+    if config.name != "lars":
         return {"decay": at_least(config.decay_min_ndim, "decay_min_ndim")}
     variant = lars.VARIANTS[config.lars_variant]
     to_the_letter = config.lars_variant in ("slide", "optax")
@@ -169,11 +203,25 @@ def _check_optimizer(config: Any) -> None:
             raise unknown_name("optimizer.lars_variant", config.lars_variant, lars.VARIANTS)
         eta = config.lars_trust_coefficient
         _require(eta > 0, own + "lars_trust_coefficient", eta, "above 0", "0.001 is the paper's")
+    if config.name == "momentum":
+        form = config.momentum_form
+        _require(form in momentum.FORMS, own + "momentum_form", form, "9 or 10", "9 needs no correction")
+    elif config.nesterov:
+        _require(config.name == "lars", own + "nesterov", True, f"False for {config.name}", "it has no such form")
+    if config.name == "rmsprop_warmup":
+        rate, decay, period = config.rmsprop_rate, config.rmsprop_decay, config.transition_period_epochs
+        _require(rate > 0, own + "rmsprop_rate", rate, "above 0", "0.0003 is the paper's")
+        _require(0 <= decay < 1, own + "rmsprop_decay", decay, "in [0, 1)", "0.99 is the paper's")
+        _require(period > 0, own + "transition_period_epochs", period, "above 0", "5 is the paper's")
+        if config.transition_form not in rmsprop_warmup.FORMS:
+            raise unknown_name("optimizer.transition_form", config.transition_form, rmsprop_warmup.FORMS)
 
 
 def _check_schedule(config: Any, *, total_steps: int, steps_per_epoch: float) -> None:
     if config.name not in SCHEDULES:
         raise unknown_name("schedule.name", config.name, SCHEDULES)
+    if config.warmup_name not in WARMUPS:
+        raise unknown_name("schedule.warmup_name", config.warmup_name, WARMUPS)
     own = "schedule: "
     base, end = config.base_learning_rate, config.end_learning_rate
     scale, warmup = config.base_batch_size, config.warmup_epochs

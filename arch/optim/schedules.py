@@ -11,6 +11,7 @@ Optax has schedules of these shapes, which compute 1 - step/total in float32: at
 all but two digits. Here the elapsed and the remaining share come from whole steps, each exact at both its ends.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -186,3 +187,42 @@ def gradual_warmup(schedule: optax.Schedule, *, start: float, peak: float, warmu
         return jnp.where(jnp.asarray(step) < warmup_steps, ramp, schedule(step))
 
     return warmed
+
+
+def constant_warmup(schedule: optax.Schedule, *, start: float, warmup_steps: int) -> optax.Schedule:
+    """`start` for `warmup_steps` updates, then a jump to `schedule`: He et al. 2016 (arXiv:1512.03385) section 4.2.
+
+    For large batches it is worse than none: Goyal et al. 2017 (arXiv:1706.02677) table 2.
+
+    Args:
+      schedule: the main schedule, of steps counted from the start of training.
+      start: rate of the first updates.
+      warmup_steps: how many; 0 returns `schedule`.
+
+    Raises:
+      ValueError: where `warmup_steps` is negative.
+    """
+    if warmup_steps < 0:
+        raise ValueError(f"constant_warmup: warmup_steps={warmup_steps} must not be negative; 0 is no warm-up")
+    if warmup_steps == 0:
+        return schedule
+    return lambda step: jnp.where(jnp.asarray(step) < warmup_steps, jnp.float32(start), schedule(step))
+
+
+# Epochs of 90, and the rate as a multiple of the one that is scaled with the batch.
+SLOW_START = ((40, 0.5), (30, 0.075), (15, 0.01), (5, 0.001))
+
+
+def slow_start(peak: float, *, total_steps: int) -> optax.Schedule:
+    """Half the rate for 40 of 90 epochs, then 0.075, 0.01, 0.001 of it for 30, 15, 5: arXiv:1711.04325, section 2.
+
+    After an RMSprop warm-up (arch/optim/rmsprop_warmup.py) it needs no warm-up of the rate.
+
+    Args:
+      peak: what linear scaling gives, 0.1 for 256 images in the paper.
+      total_steps: updates of the whole run; the 90 epochs are stretched to them.
+    """
+    total = sum(epochs for epochs, _ in SLOW_START)
+    ends = itertools.accumulate(epochs for epochs, _ in SLOW_START[:-1])
+    boundaries = [math.floor(total_steps * end / total + 0.5) for end in ends]
+    return piecewise_constant([peak * share for _, share in SLOW_START], boundaries)

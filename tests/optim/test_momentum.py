@@ -106,3 +106,46 @@ def test_no_decay_needs_no_match():
     np.testing.assert_allclose(updates["bias"], -0.1 * np.ones(3), rtol=1e-6)
     with pytest.raises(ValueError, match="decay_mask: min_ndim=2 must match"):
         momentum.momentum_sgd(0.1, weight_decay=0.1).init(params)
+
+
+def ramp(step):
+    """A warm-up from 0.01 to 0.8 over 20 steps, then falling."""
+    step = jnp.asarray(step, jnp.float64)
+    return jnp.where(step < 20, 0.01 + 0.0395 * step, 0.8 * (STEPS - step) / (STEPS - 20))
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_corrected_form_10_is_form_9(x64, nesterov):
+    """Goyal et al., remark 2: over a run whose rate changes at every step; without the correction they part."""
+    weights, gradients = problem()
+    options = {"nesterov": nesterov, "weight_decay": 0.05}
+    nine = run(momentum.momentum_sgd(ramp, 0.9, **options), weights, gradients)
+    ten = run(momentum.momentum_sgd(ramp, 0.9, form=10, **options), weights, gradients)
+    uncorrected = run(momentum.momentum_sgd(ramp, 0.9, form=10, correct_momentum=False, **options), weights, gradients)
+    for name, value in nine.items():
+        np.testing.assert_allclose(ten[name], value, rtol=1e-12, atol=1e-12)
+        assert np.abs(uncorrected[name] - value).max() > 1e-3
+
+
+def test_form_10_lags_behind_a_jump_unless_it_is_corrected(x64):
+    """Rates 0.1, 1 with g = 1: the second update is -(0.9 * 0.1 + 1) as it stands, and -(0.9 + 1) corrected."""
+    rates = schedules.piecewise_constant([0.1, 1.0], [1])
+    for correct, second in ((False, -1.09), (True, -1.9)):
+        transform = momentum.momentum_sgd(rates, 0.9, form=10, correct_momentum=correct)
+        params = {"w": jnp.zeros(())}
+        state = transform.init(params)
+        for expected in (-0.1, second):
+            updates, state = transform.update({"w": jnp.ones(())}, state, params)
+            assert float(updates["w"]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_form_10_from_a_rate_of_zero_is_finite(x64):
+    transform = momentum.momentum_sgd(schedules.piecewise_constant([0.0, 0.5], [2]), 0.9, form=10)
+    weights, gradients = problem()
+    for value in run(transform, weights, gradients).values():
+        assert np.isfinite(value).all()
+
+
+def test_another_form_is_refused():
+    with pytest.raises(ValueError, match=r"^momentum_sgd: form: unknown name 8; one of 10, 9$"):
+        momentum.momentum_sgd(0.1, form=8)

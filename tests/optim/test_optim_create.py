@@ -30,7 +30,8 @@ def make(run=RUN, **values):
 
 @pytest.mark.parametrize("schedule", optim.SCHEDULES)
 @pytest.mark.parametrize(
-    ("name", "variant"), [("momentum", "lecture"), *(("lars", name) for name in optim.lars.VARIANTS)]
+    ("name", "variant"),
+    [("momentum", "lecture"), ("rmsprop_warmup", "lecture"), *(("lars", name) for name in optim.lars.VARIANTS)],
 )
 def test_every_optimizer_with_every_schedule_makes_a_finite_step(name, variant, schedule):
     optimizer, rate = make(
@@ -42,7 +43,8 @@ def test_every_optimizer_with_every_schedule_makes_a_finite_step(name, variant, 
     assert jax.tree.map(lambda u: (u.shape, u.dtype), updates) == jax.tree.map(lambda w: (w.shape, w.dtype), PARAMS)
     updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, PARAMS), optimizer.init(PARAMS), PARAMS)
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(updates))
-    assert bool(jnp.any(updates["conv"]["kernel"] < 0)) and rate(0) == np.float32(0.5)
+    assert bool(jnp.any(updates["conv"]["kernel"] < 0))
+    assert rate(0) == np.float32(0.25 if schedule == "slow_start" else 0.5)
 
 
 def test_default_schedule_is_shufflenet_v2s():
@@ -208,3 +210,63 @@ def test_a_decay_mask_that_matches_nothing_names_the_field():
     optimizer, _ = make(optimizer__decay_min_ndim=7)
     with pytest.raises(ValueError, match="optimizer: decay_min_ndim: min_ndim=7 must match at least one of 5"):
         optimizer.init(PARAMS)
+
+
+def update_of(**values):
+    """The second update of a kernel of 0.5 with gradient 1, rates 0.5 and then 2."""
+    optimizer, _ = make(
+        optimizer__weight_decay=0.0,
+        schedule__name="constant",
+        schedule__base_learning_rate=2.0,
+        schedule__warmup_name="constant",
+        schedule__warmup_epochs=0.01,
+        schedule__warmup_learning_rate=0.5,
+        **values,
+    )
+    grads, state = jax.tree.map(jnp.ones_like, PARAMS), optimizer.init(PARAMS)
+    for _ in range(2):
+        updates, state = optimizer.update(grads, state, PARAMS)
+    return float(updates["conv"]["kernel"][0, 0, 0, 0])
+
+
+def test_the_forms_of_momentum_and_the_constant_warmup():
+    """Form 9 and the corrected form 10 take 2 (0.9 + 1), the other 0.9 * 0.5 + 2."""
+    assert update_of() == update_of(optimizer__momentum_form=10) == pytest.approx(-3.8)
+    assert update_of(optimizer__momentum_form=10, optimizer__momentum_correction=False) == pytest.approx(-2.45)
+
+
+def test_the_fields_of_rmsprop_warmup_reach_it():
+    """At the centre of the transition half is SGD; of RMSprop the rate, its average and its roots are known."""
+    values = {"optimizer__name": "rmsprop_warmup", "optimizer__transition_center_epochs": 0.0}
+    values |= {
+        "optimizer__rmsprop_rate": 0.3,
+        "optimizer__rmsprop_decay": 0.75,
+        "optimizer__transition_period_epochs": 4e4,
+    }
+    roots = [np.sqrt(0.25), np.sqrt(0.25 + 0.75 * 0.25)]
+    first, second = (0.5 + 0.5 * 0.3 / rate / root for rate, root in zip((0.5, 2.0), roots, strict=True))
+    assert update_of(**values) == pytest.approx(-2.0 * (0.9 * first + second), rel=1e-5)
+    printed = update_of(
+        **(values | {"optimizer__transition_form": "as_printed", "optimizer__transition_period_epochs": 0.1})
+    )
+    assert printed != pytest.approx(update_of(**(values | {"optimizer__transition_period_epochs": 0.1})), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"optimizer__momentum_form": 8}, "optimizer: momentum_form=8 must be 9 or 10"),
+        (
+            {"optimizer__name": "rmsprop_warmup", "optimizer__rmsprop_rate": 0.0},
+            "optimizer: rmsprop_rate=0.0 must be abo",
+        ),
+        (
+            {"optimizer__name": "rmsprop_warmup", "optimizer__nesterov": True},
+            "optimizer: nesterov=True must be False for",
+        ),
+        ({"schedule__warmup_name": "linear"}, "schedule.warmup_name: unknown name 'linear'; one of constant, gradual"),
+    ],
+)
+def test_new_fields_out_of_range_are_refused(values, words):
+    with pytest.raises(ValueError, match=f"^{words}"):
+        make(**values)

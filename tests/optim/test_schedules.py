@@ -159,3 +159,20 @@ def test_bad_values_are_one_line(call, words):
         call()
     message = str(error.value)
     assert "\n" not in message and all(word in message for word in words), message
+
+
+def test_constant_warmup_jumps():
+    schedule = schedules.constant_warmup(schedules.constant(3.2), start=0.1, warmup_steps=5)
+    same_float32(evaluate(schedule, [0, 4, 5, 100], jitted=True), [0.1, 0.1, 3.2, 3.2], ulp=0)
+    with pytest.raises(ValueError, match="constant_warmup: warmup_steps=-1 must not be negative"):
+        schedules.constant_warmup(schedules.constant(1.0), start=0.1, warmup_steps=-1)
+
+
+def test_slow_start_is_the_papers():
+    """0.1 * B / 256 times .5, .075, .01, .001 for 40, 30, 15, 5 of 90 epochs (Akiba et al., section 2)."""
+    per_epoch, peak = 39, 12.8  # 1,281,167 images in batches of 32,768
+    schedule = schedules.slow_start(peak, total_steps=90 * per_epoch)
+    rates = evaluate(schedule, [int(epoch * per_epoch) for epoch in range(90)], jitted=True)
+    same_float32(rates, [6.4] * 40 + [0.96] * 30 + [0.128] * 15 + [0.0128] * 5, ulp=1)
+    at_bounds = evaluate(schedule, [40 * per_epoch - 1, 40 * per_epoch], jitted=True)
+    same_float32(at_bounds, [6.4, 0.96], ulp=1)
