@@ -29,6 +29,7 @@ NO_OPERATORS = {
     "as_pair": "reads an argument",
     "as_positions": "reads an argument",
     "as_streams": "reads an argument",
+    "ceil_mode_padding": "a rule for padding",
     "create": "an activation by its name",
     "example_keys": "one key an example",
     "like_examples": "gives values the axes of an array",

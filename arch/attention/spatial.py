@@ -1,6 +1,5 @@
 """Attention over positions: the residual attention module, its mask branch and its mask normalizations."""
 
-import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -11,7 +10,7 @@ from jax import lax
 from arch.errors import check_map, unknown_name
 from arch.ops.bilinear import l2_normalize
 from arch.ops.conv import Conv
-from arch.ops.pooling import max_pool
+from arch.ops.pooling import ceil_mode_padding, max_pool
 from arch.ops.resize import resize
 
 # Makes a function of x alone from its name: a normalization, or a residual unit.
@@ -35,6 +34,25 @@ def mixed_attention(x: jax.Array) -> jax.Array:
         ValueError: x that is not four-dimensional and floating point.
     """
     return nn.sigmoid(_widen("mixed_attention", x)).astype(x.dtype)
+
+
+def signed_attention(x: jax.Array) -> jax.Array:
+    """A mask for each position and channel that may weaken too: tanh(x), as the authors' released networks have it.
+
+    Paper: Wang et al., Residual Attention Network (arXiv:1704.06904), the prototxt files of the authors' code.
+    Parameters: none.
+    MACs: 0.
+
+    Args:
+        x: [batch, height, width, channels], floating point.
+
+    Returns:
+        The shape and dtype of x, in [-1, 1].
+
+    Raises:
+        ValueError: x that is not four-dimensional and floating point.
+    """
+    return jnp.tanh(_widen("signed_attention", x)).astype(x.dtype)
 
 
 def channel_attention(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
@@ -90,6 +108,7 @@ def spatial_attention(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
 
 MASKS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "mixed": mixed_attention,
+    "signed": signed_attention,
     "channel": channel_attention,
     "spatial": spatial_attention,
 }
@@ -137,18 +156,20 @@ class MaskBranch(nn.Module):
     On the way down each level pools 3x3 at stride 2, then has `num_units` units; the last has twice as many. On the
     way up each step resizes to the size that its level had on the way down, odd sizes too, adds that level's features
     through a `skip` of one unit, and has `num_units` units; the last step, to the size of the input, does neither. Then
-    norm, activation and 1x1 convolution, twice, and the mask's normalization.
+    norm, activation and 1x1 convolution, twice, and the mask's normalization. Units that end in an activation have been
+    normalized: after them `pre_activation=False` leaves out the first norm and activation.
 
     As the authors' networks do, it pools in Caffe's ceil mode and resizes with the corners aligned. Ceil mode pads
     at the end only; where a window does not fit at all, one pixel comes out.
 
     Attributes:
         num_levels: of pooling, 1 or above; in Attention-56 and -92 3, 2 and 1 for maps of 56, 28 and 14 pixels.
-        unit: makes a residual unit that keeps the shape, a function of x alone, from its name. Units are of the
-            pre-activation kind: the input is not normalized before the first.
+        unit: makes a residual unit that keeps the shape, a function of x alone, from its name. Units of the
+            pre-activation kind read sums: the input is not normalized before the first.
         norm: makes a normalization, a function of x alone, from its name.
         num_units: the paper's r: units between two poolings, 1 or above.
-        attention: the mask's normalization, "mixed", "channel" or "spatial"; see `mixed_attention` and so on.
+        attention: the mask's normalization, "mixed", "signed", "channel" or "spatial"; see `mixed_attention` and so on.
+        pre_activation: normalizes before the first 1x1 convolution too.
         conv: makes the 1x1 convolutions from their fields, without bias.
         act: before them.
     """
@@ -158,6 +179,7 @@ class MaskBranch(nn.Module):
     norm: Factory
     num_units: int = 1
     attention: str = "mixed"
+    pre_activation: bool = True
     conv: Callable[..., nn.Module] = Conv
     act: Callable[[jax.Array], jax.Array] = nn.relu
 
@@ -175,7 +197,7 @@ class MaskBranch(nn.Module):
             raise unknown_name("MaskBranch: attention", self.attention, MASKS)
         features, size = [], x.shape[1:3]
         for level in range(1, self.num_levels + 1):
-            x = max_pool(x, (3, 3), (2, 2), tuple(map(_ceil_mode_padding, x.shape[1:3])))
+            x = max_pool(x, (3, 3), (2, 2), ceil_mode_padding(x.shape[1:3], 3, 2))
             x = self._units(x, f"down{level}", self.num_units)
             features.append(x)
         x = self._units(x, "bottom", self.num_units)
@@ -185,7 +207,8 @@ class MaskBranch(nn.Module):
             x = self._units(x, f"up{level}", self.num_units)
         x = _resize(x, size)
         for number in (1, 2):
-            x = self.act(self.norm(name=f"norm{number}")(x))
+            if self.pre_activation or number == 2:
+                x = self.act(self.norm(name=f"norm{number}")(x))
             x = self.conv(features=x.shape[-1], kernel_size=(1, 1), use_bias=False, name=f"conv{number}")(x)
         return MASKS[self.attention](x)
 
@@ -196,8 +219,8 @@ class MaskBranch(nn.Module):
 class ResidualAttention(nn.Module):
     """The residual attention module: units, a trunk beside a mask branch, their product, units.
 
-    x -> `pre` units -> residual_attention(`trunk` units, `mask` branch) -> `post` units. As units are of the
-    pre-activation kind, x and the output are sums, not yet normalized.
+    x -> `pre` units -> residual_attention(`trunk` units, `mask` branch) -> `post` units. With units of the
+    pre-activation kind x and the output are sums, not yet normalized.
 
     Attributes:
         num_levels: of pooling in the mask branch; see `MaskBranch`.
@@ -207,6 +230,7 @@ class ResidualAttention(nn.Module):
         num_trunk_units: the paper's t: units of the trunk; 0 or above.
         num_mask_units: the paper's r: units of the mask branch between two poolings; 1 or above.
         attention: as in `MaskBranch`.
+        pre_activation: as in `MaskBranch`.
         form: as in `residual_attention`.
         conv: as in `MaskBranch`.
         act: as in `MaskBranch`.
@@ -219,6 +243,7 @@ class ResidualAttention(nn.Module):
     num_trunk_units: int = 2
     num_mask_units: int = 1
     attention: str = "mixed"
+    pre_activation: bool = True
     form: str = "residual"
     conv: Callable[..., nn.Module] = Conv
     act: Callable[[jax.Array], jax.Array] = nn.relu
@@ -240,6 +265,7 @@ class ResidualAttention(nn.Module):
             norm=self.norm,
             num_units=self.num_mask_units,
             attention=self.attention,
+            pre_activation=self.pre_activation,
             conv=self.conv,
             act=self.act,
             name="mask",
@@ -266,12 +292,6 @@ def _apply_units(owner: str, unit: Factory, x: jax.Array, name: str, count: int)
 
 def _resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return resize(x, size, method="bilinear", align_corners=True)
-
-
-def _ceil_mode_padding(size: int) -> tuple[int, int]:
-    """Padding with which 3x3 windows at stride 2 make ceil((size - 3) / 2) + 1 pixels, and at least one."""
-    windows = max(math.ceil((size - 3) / 2), 0) + 1
-    return 0, 2 * (windows - 1) + 3 - size
 
 
 def _widen(owner: str, x: jax.Array) -> jax.Array:

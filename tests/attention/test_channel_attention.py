@@ -118,6 +118,9 @@ def test_hidden_features_and_norms_instead_of_biases(channels, fields, hidden):
     assert sum(leaf.size for leaf in jax.tree.leaves(with_biases)) == 2 * channels * hidden + hidden + channels
     assert sum(leaf.size for leaf in jax.tree.leaves(with_norms)) == 2 * channels * hidden + 2 * (hidden + channels)
     assert set(with_norms) == {"fc1", "norm1", "fc2", "norm2"}
+    one_norm = SqueezeExcite(**fields, norm=TRAINED_NORM, gate_norm=False)
+    with_one_norm = jax.eval_shape(one_norm.init, jax.random.key(0), x)["params"]
+    assert with_one_norm == {name: with_norms[name] for name in ("fc1", "norm1", "fc2")}
 
 
 def test_batch_norm_of_one_example_in_training_puts_out_its_bias():

@@ -15,9 +15,10 @@ from arch.attention.spatial import (
     channel_attention,
     mixed_attention,
     residual_attention,
+    signed_attention,
     spatial_attention,
 )
-from arch.efficiency.complexity import complexity
+from arch.efficiency.complexity import count
 from arch.norm import bind
 from arch.norm.batch import BatchNorm
 from arch.ops.conv import Conv, symmetric_padding
@@ -115,7 +116,7 @@ def unit_loop(params, name, x):
     return x + np.maximum(x, 0) @ params[name]["dense"]["kernel"]
 
 
-def mask_loop(params, x, steps):
+def mask_loop(params, x, steps, pre_activation=True):
     """The mask before its sigmoid. The steps are those of the prototxt, in its order."""
     size, levels = x.shape[1:3], []
     for step in steps.split():
@@ -130,10 +131,9 @@ def mask_loop(params, x, steps):
                 levels.append(x)
     x = interpolate_loop(x, size)
     for i in "12":
-        x = (
-            np.maximum(x * params[f"norm{i}"]["scale"] + params[f"norm{i}"]["bias"], 0)
-            @ params[f"conv{i}"]["kernel"][0, 0]
-        )
+        if pre_activation or i == "2":
+            x = np.maximum(x * params[f"norm{i}"]["scale"] + params[f"norm{i}"]["bias"], 0)
+        x = x @ params[f"conv{i}"]["kernel"][0, 0]
     return x
 
 
@@ -162,6 +162,20 @@ def test_mask_branch_against_a_loop(x64, num_levels, size):
     module = branch(num_levels)
     variables = filled(module, x)
     expected = sigmoid(mask_loop(variables["params"], x, STEPS[num_levels]))
+    np.testing.assert_allclose(quick_jit(module.apply)(variables, x), expected, rtol=1e-10)
+
+
+def test_mask_branch_of_units_that_end_in_an_activation(x64):
+    """As in AttentionNeXt: 1x1 convolution, norm, activation, 1x1 convolution."""
+    x = np.random.default_rng(1).standard_normal((2, 5, 6, 3))
+    module = ResidualAttention(num_levels=1, unit=Unit, norm=Affine, attention="signed", pre_activation=False)
+    variables = filled(module, x)
+    params = variables["params"]
+    assert set(params["mask"]) == {"down1_unit1", "bottom_unit1", "conv1", "norm2", "conv2"}
+    shared = unit_loop(params, "pre_unit1", x)
+    mask = np.tanh(mask_loop(params["mask"], shared, STEPS[1], pre_activation=False))
+    trunk = unit_loop(params, "trunk_unit2", unit_loop(params, "trunk_unit1", shared))
+    expected = unit_loop(params, "post_unit1", (1 + mask) * trunk)
     np.testing.assert_allclose(quick_jit(module.apply)(variables, x), expected, rtol=1e-10)
 
 
@@ -198,7 +212,7 @@ def test_numbers_of_units(counts):
 ], ids=["Attention-56", "Attention-92"])  # fmt: skip
 def test_parameters_and_macs_of_the_published_networks(modules, params, conv_macs):
     """Counted in the authors' prototxt."""
-    counted = complexity(Attention(modules))
+    counted = count(Attention(modules))
     assert (counted.params, counted.conv_macs, counted.linear_macs) == (params, conv_macs, 2_048_000)
 
 
@@ -220,6 +234,7 @@ def spatial_loop(x):
 
 @pytest.mark.parametrize("mask,loop", [
     (mixed_attention, sigmoid),
+    (signed_attention, np.tanh),
     (channel_attention, channel_loop),
     (spatial_attention, spatial_loop),
 ])  # fmt: skip
@@ -235,7 +250,7 @@ def test_masks_of_flat_maps_are_finite():
         return [(out, pull_back(probe)[0]) for out, pull_back in (jax.vjp(mask, x) for mask in MASKS.values())]
 
     probe = np.arange(12, dtype=np.float32).reshape(1, 2, 2, 3)
-    for (out, gradient), value in zip(run(np.zeros_like(probe), probe), (0.5, 0.0, 0.5), strict=True):
+    for (out, gradient), value in zip(run(np.zeros_like(probe), probe), (0.5, 0.0, 0.0, 0.5), strict=True):
         np.testing.assert_array_equal(out, np.full_like(probe, value))
         assert np.isfinite(gradient).all()
     *_, (spatial, _) = run(np.full((1, 1, 1, 3), 7, np.float32), np.ones((1, 1, 1, 3), np.float32))

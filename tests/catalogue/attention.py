@@ -14,6 +14,7 @@ from arch.attention.spatial import (
     channel_attention,
     mixed_attention,
     residual_attention,
+    signed_attention,
     spatial_attention,
 )
 from arch.norm import bind
@@ -117,14 +118,14 @@ ROWS: tuple[Operator, ...] = (
     ),
     Operator(
         topic="Spatial attention: mixed, channel and spatial masks",
-        functions=(mixed_attention, channel_attention, spatial_attention),
+        functions=(mixed_attention, signed_attention, channel_attention, spatial_attention),
         modules=(),
         oracle="NumPy loops",
         cases={
             mask.__name__.removesuffix("_attention"): Case(
                 make=lambda random, height, width: (_map(random, height, width),), call=mask, out_shape=_same
             )
-            for mask in (mixed_attention, channel_attention, spatial_attention)
+            for mask in (mixed_attention, signed_attention, channel_attention, spatial_attention)
         },
         refusals=((lambda: channel_attention(np.zeros((2, 8), np.float32)), r"x=float32\[2, 8\]"),),
     ),

@@ -20,7 +20,8 @@ from arch.ops.drop_path import (
     local_drop_path,
     sample_columns,
 )
-from arch.ops.pooling import global_avg_pool, max_pool
+from arch.ops.local_response import local_response_norm
+from arch.ops.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
 from arch.ops.stochastic import Dropout, dropout
 from tests.catalogue.row import Case, Inputs, Operator, filled, image
 
@@ -200,6 +201,38 @@ ROWS: tuple[Operator, ...] = (
         refusals=((lambda: max_pool(_ZEROS, 2, 2, 2), r"padding=2 must be .* less than window_shape=\(2, 2\)"),),
     ),
     Operator(
+        topic="Average pooling",
+        functions=(avg_pool,),
+        modules=(),
+        oracle="a NumPy loop, with and without padding counted",
+        cases={
+            "counted": _of_map(
+                lambda x: avg_pool(x, 3, 2, 1, count_padding=True),
+                out_shape=lambda h, w: ((h + 1) // 2, (w + 1) // 2, CHANNELS),
+                linear=True,
+            ),
+            "uncounted": _of_map(
+                lambda x: avg_pool(x, 3, 1, "SAME", count_padding=False), linear=True, translates=True
+            ),
+        },
+        refusals=((lambda: avg_pool(_ZEROS, 2, 2, 2, True), r"padding=2 must be .* less than window_shape=\(2, 2\)"),),
+    ),
+    Operator(
+        topic="Average pooling to a grid of one size",
+        functions=(adaptive_avg_pool,),
+        modules=(),
+        oracle="torch.nn.functional.adaptive_avg_pool2d, recorded with VGG; a NumPy loop",
+        cases={
+            "grid": _of_map(
+                lambda x: adaptive_avg_pool(x, (3, 2)), out_shape=lambda h, w: (3, 2, CHANNELS), linear=True
+            )
+        },
+        refusals=(
+            (lambda: adaptive_avg_pool(_ZEROS[:, :0], 2), r"x=\[2, 0, 4, 6\] must have a pixel"),
+            (lambda: adaptive_avg_pool(_ZEROS, (2, 0)), r"output_size=\(2, 0\) must be"),
+        ),
+    ),
+    Operator(
         topic="Global average pooling",
         functions=(global_avg_pool,),
         modules=(),
@@ -207,6 +240,14 @@ ROWS: tuple[Operator, ...] = (
         # Of bfloat16 it makes float32.
         cases={"mean": _of_map(global_avg_pool, out_shape=lambda h, w: (CHANNELS,), linear=True, half=False)},
         refusals=((lambda: global_avg_pool(np.zeros((5, 5, 2), np.float32)), r"x=float32\[5, 5, 2\] must be"),),
+    ),
+    Operator(
+        topic="Local response normalization",
+        functions=(local_response_norm,),
+        modules=(),
+        oracle="a NumPy loop",
+        cases={"default": _of_map(local_response_norm, translates=True)},
+        refusals=((lambda: local_response_norm(_ZEROS, 4), "size=4 must be odd and positive"),),
     ),
     Operator(
         topic="Dropout",

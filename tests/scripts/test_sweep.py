@@ -25,7 +25,7 @@ from scripts._sweep_results import Results, read
 ROOT = pathlib.Path(__file__).parents[2]
 NOT_SWEEPS = {"__init__", "grid"}
 SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweeps").glob("*.py") if path.stem not in NOT_SWEEPS)
-NUM_POINTS = {"normalization": 72, "normalization_rates": 30, "normalization_devices": 2}
+NUM_POINTS = {"normalization": 72, "normalization_rates": 30, "normalization_devices": 2, "architectures": 29}
 
 
 def points_of(name):

@@ -6,6 +6,6 @@ gradient)`; the fast ones also have `unsupported(geometry, kernel_shape)`. choic
 are no groups, and primitives.py hands it to JAX. shifts.py has the windows and paddings that they share.
 
 Others: max_pooling.py, the derivative of max pooling, and switches.py, that of pooling with indices; rows.py, weighted
-sums of pixels at real points; maps.py, linear maps that know their transposes, among them channel_shift.py, moves.py
-and resampling.py.
+sums of pixels at real points; maps.py, linear maps that know their transposes, among them channel_shift.py, moves.py,
+resampling.py and window_sum.py, of average pooling.
 """
