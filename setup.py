@@ -27,11 +27,13 @@ EXTRAS = {
     "cuda": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
     "export": ["flatbuffers"],
+    "import": ["safetensors>=0.5"],
     "viz": ["tensorboard"],
     "gcs": ["gcsfs"],
     "tfds-prepare": ["tensorflow-cpu"],
 }
-EXTRAS["test"] = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis", "ruff", *EXTRAS["train"], *EXTRAS["export"]]
+EXTRAS["test"] = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis", "ruff"]
+EXTRAS["test"] += [*EXTRAS["train"], *EXTRAS["export"], *EXTRAS["import"]]
 
 setup(
     name="arch-jax",

@@ -12,7 +12,6 @@ estimates it. --json prints an object a network, a line each.
 """
 
 import argparse
-import ast
 import dataclasses
 import json
 import sys
@@ -24,9 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a check
 
 import jax
 
-from arch import models, norm
+from arch import models
 from arch.efficiency.complexity import Complexity, Traced, total, trace
 from arch.efficiency.layers import Layer, layers
+from scripts import _fields
 
 USAGE_ERROR = 2
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     jax.config.update("jax_platforms", "cpu")  # nothing here computes, and a TPU admits one process
     try:
-        fields = dict(map(_field, args.field))
+        fields = _fields.parse(args.field)
         traced = {name: _trace(name, args.size, {"num_classes": args.classes, **fields}) for name in args.names}
     except ValueError as error:
         print(f"summarize: {' '.join(str(error).split())}", file=sys.stderr)
@@ -87,19 +87,6 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} must be a whole number from 1 on")
     return int(text)
-
-
-def _field(text: str) -> tuple[str, Any]:
-    """NAME=VALUE, the value a Python literal or else a text; norms by name."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--field={text} must be NAME=VALUE")
-    if name == "norm":
-        return name, norm.create(value)
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
 
 
 def _trace(name: str, size: int, fields: dict[str, Any]) -> Traced:

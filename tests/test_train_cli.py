@@ -15,6 +15,7 @@ import pytest
 
 from arch.training.checkpoint import digest
 from arch.training.logbook import TIMING_FIELDS, read_rows
+from arch.weights import files
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = "--config=tests/recipes/tiny.py"
@@ -288,3 +289,64 @@ def test_weights_and_activations_are_normalized_in_their_own_places(tmp_path, da
     result = run(TINY, f"--workdir={tmp_path}", data_dir, "--config.model.norm.name=weight_norm")
     assert result.returncode == 2
     assert "set model.conv.name=weight_norm" in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory, undisturbed):
+    """The weights that the undisturbed run left, as a file of our own."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    _, state = final_state(undisturbed[0])
+    tensors = {name: value for name, value in state.items() if name.startswith(("params/", "batch_stats/"))}
+    files.write(str(path), tensors, {})
+    return path, tensors
+
+
+def one_small_step(workdir, data_dir, path, *flags):
+    """A run of one step that moves nothing but the statistics, from the weights of a file."""
+    still = ("--config.num_steps=1", "--config.schedule.base_learning_rate=0.0", f"--config.init_from={path}")
+    return run(TINY, f"--workdir={workdir}", data_dir, *still, *flags)
+
+
+def test_training_starts_from_the_weights_of_a_file(tmp_path, data_dir, weights):
+    path, tensors = weights
+    workdir = tmp_path / "run"
+    result = one_small_step(workdir, data_dir, path)
+    assert result.returncode == 0, result.stderr
+    assert f"weights of {path}; new: none" in result.stderr
+    _, state = final_state(workdir)
+    for name, value in tensors.items():
+        if name.startswith("params/"):
+            np.testing.assert_array_equal(state[name], value, err_msg=name)
+            np.testing.assert_array_equal(state["ema_" + name], value, err_msg=name)
+    # The file is not looked at again.
+    path = path.rename(path.with_suffix(".away"))
+    try:
+        result = one_small_step(workdir, data_dir, weights[0])
+        assert result.returncode == 0 and "finished already" in result.stderr
+    finally:
+        path.rename(weights[0])
+
+
+@pytest.mark.slow
+def test_weights_of_other_classes_leave_the_classifier_new(tmp_path, data_dir, weights):
+    path, tensors = tmp_path / "seven.safetensors", dict(weights[1])
+    for name in ("params/classifier/kernel", "params/classifier/bias"):
+        tensors[name] = tensors[name][..., :7]
+    files.write(str(path), tensors, {})
+    result = one_small_step(tmp_path / "run", data_dir, path)
+    assert result.returncode == 0, result.stderr
+    assert f"weights of {path}; new: params/classifier/bias, params/classifier/kernel" in result.stderr
+    _, state = final_state(tmp_path / "run")
+    np.testing.assert_array_equal(state["params/stem_conv/kernel"], tensors["params/stem_conv/kernel"])
+    assert state["params/classifier/kernel"].shape[1] == 10
+    assert np.abs(state["params/classifier/kernel"][:, :7] - tensors["params/classifier/kernel"]).max() > 1e-3
+
+
+def test_weights_that_do_not_fit_are_one_line_and_leave_no_folder(tmp_path, data_dir, weights):
+    path, workdir = weights[0], tmp_path / "run"
+    result = one_small_step(workdir, data_dir, path, "--config.model.fields.head_features=16")
+    assert result.returncode == 2
+    assert f"{path}: not the weights of this network; of another shape: batch_stats/head_norm/mean" in one_line(result)
+    result = one_small_step(workdir, data_dir, tmp_path / "none.pth")
+    assert result.returncode == 2 and "No such file" in one_line(result)
+    assert not workdir.exists()

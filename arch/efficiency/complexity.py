@@ -1,91 +1,124 @@
-"""Parameters and multiply-adds of a network, counted by tracing it: nothing is compiled, nothing runs.
+"""Size and cost of a network, counted by tracing it: nothing is compiled, nothing runs.
 
 XLA's own analysis and `nn.tabulate` leave out the taps that fall on padding, 5 to 18% of a network; the literature
-counts them, and so does this.
+counts them, and so does this. A convolution counts as one whatever program runs it.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
-from jax.extend import core
 
-from arch.ops._lowerings import primitives
-
-
-@dataclasses.dataclass(frozen=True)
-class Macs:
-    """Multiply-adds of a program, padded taps included; biases, norms, activations and pooling are not counted.
-
-    Attributes:
-        conv: of convolutions.
-        linear: of matrix products.
-    """
-
-    conv: int = 0
-    linear: int = 0
-
-    @property
-    def total(self) -> int:
-        """Of both kinds."""
-        return self.conv + self.linear
-
-    def __add__(self, other: "Macs") -> "Macs":
-        return Macs(self.conv + other.conv, self.linear + other.linear)
-
-    def __mul__(self, times: int) -> "Macs":
-        return Macs(self.conv * times, self.linear * times)
+from arch.efficiency.arithmetic import Macs as Macs
+from arch.efficiency.program import Operation, Origin, operations
 
 
 @dataclasses.dataclass(frozen=True)
 class Complexity:
-    """The size and cost of a network on one input.
+    """The size and cost of a network on one input, the whole batch of it.
 
     Attributes:
         params: trainable scalars.
         batch_stats: scalars of running statistics.
-        conv_macs: multiply-adds of convolutions, for the whole input batch.
-        linear_macs: multiply-adds of matrix products.
+        conv_macs: multiply-adds of convolutions, whatever their kernel comes from.
+        linear_macs: multiply-adds of matrix products of which a side comes from variables alone.
+        other_macs: multiply-adds of matrix products of data with data or with constants, as attention and second-order
+            pooling have them, and of reading between pixels, four a value. The literature mostly leaves them out.
+        elementwise: other scalar operations: one for each element that an elementwise operation writes, or a reduction
+            reads, or is in a window of a pooling; n log2 n for a Fourier transform. Comparisons, choices, casts and
+            moves are free, and so are decompositions of matrices, whose number of operations is not known.
+        activations: scalars that convolutions and matrix products of data write: what Radosavovic et al., Designing
+            Network Design Spaces (arXiv:2003.13678), call so.
+        bytes_moved: an estimate of the traffic with memory, of variables too. A convolution, a product, a pooling or a
+            move reads its operands and writes its output, once. Chains of elementwise operations, casts, choices,
+            slices and broadcasts are one loop: it reads the arrays that it starts from and writes its last, when
+            something else than such a chain takes that, or a reduction reads them and writes its own result alone.
     """
 
     params: int
     batch_stats: int
     conv_macs: int
     linear_macs: int
+    other_macs: int
+    elementwise: int
+    activations: int
+    bytes_moved: int
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of convolutions and matrix products; the literature's "FLOPs"."""
+        """Multiply-adds of convolutions and matrix products with parameters; the literature's "FLOPs"."""
         return self.conv_macs + self.linear_macs
 
 
-def complexity(
-    module: nn.Module,
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """A network, traced on one input.
+
+    Attributes:
+        variables: shapes and dtypes.
+        operations: what it computes.
+    """
+
+    variables: Mapping[str, Any]
+    operations: Sequence[Operation]
+
+
+def count(
+    model: nn.Module,
     input_shape: Sequence[int] = (1, 224, 224, 3),
     *,
     input_dtype: Dtype = jnp.float32,
     **call_kwargs: Any,
 ) -> Complexity:
-    """The size and cost of a network: `complexity(model, train=False)`.
+    """The size and cost of a network: `count(model, train=False)`.
+
+    Regions of interest whose points the boxes decide are not counted.
 
     Args:
-        module: a linen module that is called with one array.
+        model: a linen module that is called with one array.
         input_shape: of that array, batch included.
         input_dtype: of that array.
         **call_kwargs: further arguments of its `__call__`, such as train.
     """
+    return total(trace(model, input_shape, input_dtype=input_dtype, **call_kwargs))
+
+
+def trace(
+    model: nn.Module,
+    input_shape: Sequence[int] = (1, 224, 224, 3),
+    *,
+    input_dtype: Dtype = jnp.float32,
+    **call_kwargs: Any,
+) -> Traced:
+    """What a network computes, operation by operation; arguments as in `count`."""
     x = jax.ShapeDtypeStruct(tuple(input_shape), input_dtype)
-    variables = abstract_variables(module, x, **call_kwargs)
+    variables = abstract_variables(model, x, **call_kwargs)
     # Statistics may move and noise may be drawn: a training pass can be counted too.
-    apply = functools.partial(module.apply, mutable=["batch_stats"], **call_kwargs)
-    macs = count_macs(lambda variables, x, key: apply(variables, x, rngs={"dropout": key}), variables, x, _key())
-    return Complexity(count_params(variables), count_batch_stats(variables), macs.conv, macs.linear)
+    mutable = [name for name in variables if name != "params"]
+    apply = functools.partial(model.apply, mutable=mutable, **call_kwargs)
+    ran = _operations(lambda variables, x, key: apply(variables, x, rngs={"dropout": key}), variables, x, _key())
+    return Traced(variables, ran)
+
+
+def total(traced: Traced) -> Complexity:
+    """The size and cost of a network that was traced."""
+    macs = _sum_macs(traced.operations)
+    return Complexity(
+        params=count_params(traced.variables),
+        batch_stats=count_batch_stats(traced.variables),
+        conv_macs=macs.conv,
+        linear_macs=macs.linear,
+        other_macs=macs.other,
+        elementwise=sum(operation.elementwise for operation in traced.operations),
+        activations=sum(operation.activations for operation in traced.operations),
+        bytes_moved=sum(operation.bytes for operation in traced.operations),
+    )
 
 
 def abstract_variables(module: nn.Module, *args: Any, **call_kwargs: Any) -> Mapping[str, Any]:
@@ -107,86 +140,32 @@ def count_batch_stats(variables: Mapping[str, Any]) -> int:
     return _count_scalars(variables.get("batch_stats", {}))
 
 
-def count_macs(fn: Callable[..., Any], *args: Any) -> Macs:
-    """Multiply-adds of one call of `fn`, of its gradients too where it takes them.
+def count_macs(fn: Callable[..., Any], variables: Any, *args: Any) -> Macs:
+    """Multiply-adds of one call of `fn(variables, *args)`, of its gradients too where it takes them.
 
     A convolution costs out_elements * in_channels / groups * taps. One with dilated input (transposed) costs what the
     convolution costs whose transpose it is, so that zeros put between pixels are not counted. Loops are counted as
-    often as they run, of a `cond` the dearest branch, and a program mapped over devices on all of them.
+    often as they run, of a `cond` the dearest branch, and a program mapped over devices on all of them. The gradient
+    of the kernel of a linear layer is a product of data with data.
 
     Args:
-        fn: a function of arrays that JAX can trace.
-        *args: its arguments; shapes (jax.ShapeDtypeStruct) are enough.
+        fn: a function of arrays that JAX can trace, such as a module's `apply`.
+        variables: its first argument, which tells linear layers from other matrix products.
+        *args: its other arguments; shapes (jax.ShapeDtypeStruct) are enough.
 
     Raises:
         ValueError: multiply-adds in a `while_loop`, because how often it runs is not known.
     """
-    return _jaxpr_macs(jax.make_jaxpr(fn)(*args).jaxpr)
+    return _sum_macs(_operations(fn, variables, *args))
 
 
-def _jaxpr_macs(jaxpr: core.Jaxpr) -> Macs:
-    return sum((_eqn_macs(eqn) for eqn in jaxpr.eqns), Macs())
+def _operations(fn: Callable[..., Any], variables: Any, *args: Any) -> list[Operation]:
+    origins = [Origin.PARAMETER] * len(jax.tree.leaves(variables)) + [Origin.DATA] * len(jax.tree.leaves(args))
+    return operations(jax.make_jaxpr(fn)(variables, *args), origins)
 
 
-def _eqn_macs(eqn: core.JaxprEqn) -> Macs:
-    """Multiply-adds of one equation, with all that it calls."""
-    name = eqn.primitive.name
-    if name == "conv_general_dilated":
-        return Macs(conv=_conv_macs(eqn))
-    if name in primitives.NAMES:
-        shapes = [var.aval.shape for var in eqn.invars]
-        return Macs(conv=primitives.macs(name, *shapes, eqn.params["geometry"]))
-    if name == "dot_general":
-        return Macs(linear=_dot_macs(eqn))
-    inner = [_jaxpr_macs(jaxpr) for jaxpr in _inner_jaxprs(eqn)]
-    if not inner:
-        return Macs()
-    if name == "cond":
-        return max(inner, key=lambda macs: macs.total)
-    total = sum(inner, Macs())
-    if name == "while" and total.total:
-        raise ValueError("count_macs: a while_loop runs an unknown number of times; use scan, or fori_loop over range")
-    return total * _repetitions(eqn)
-
-
-def _repetitions(eqn: core.JaxprEqn) -> int:
-    """How often an equation runs the program that it holds."""
-    match eqn.primitive.name:
-        case "scan":
-            return eqn.params["length"]
-        case "shard_map":  # pmap is one too
-            mesh = eqn.params["mesh"]
-            return math.prod(mesh.shape[axis] for axis in eqn.params["newly_manual_axes"])
-        case _:
-            return 1
-
-
-def _inner_jaxprs(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
-    """The programs among an equation's parameters."""
-    for value in eqn.params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, core.ClosedJaxpr):
-                yield item.jaxpr
-            elif isinstance(item, core.Jaxpr):
-                yield item
-
-
-def _conv_macs(eqn: core.JaxprEqn) -> int:
-    lhs, rhs = (var.aval for var in eqn.invars)
-    out = eqn.outvars[0].aval
-    out_features, in_features, *spatial = eqn.params["dimension_numbers"].rhs_spec
-    taps = math.prod(rhs.shape[axis] for axis in spatial)
-    if math.prod(eqn.params["lhs_dilation"]) > 1:
-        # Seen from the other side: each input element meets all taps of all outputs of its group.
-        per_element = rhs.shape[out_features] // (eqn.params["feature_group_count"] * eqn.params["batch_group_count"])
-        return lhs.size * per_element * taps // math.prod(eqn.params["window_strides"])
-    return out.size * rhs.shape[in_features] * taps
-
-
-def _dot_macs(eqn: core.JaxprEqn) -> int:
-    lhs = eqn.invars[0].aval
-    (contracting, _), _ = eqn.params["dimension_numbers"]
-    return eqn.outvars[0].aval.size * math.prod(lhs.shape[axis] for axis in contracting)
+def _sum_macs(ran: Sequence[Operation]) -> Macs:
+    return sum((operation.macs for operation in ran), Macs())
 
 
 def _count_scalars(tree: Any) -> int:

@@ -12,6 +12,9 @@ from arch.ops._lowerings import rows as sparse_rows
 from arch.ops._lowerings.moves import move
 from arch.ops.conv2d import as_pair, conv2d
 
+# The name scope of what reads between pixels by a convolution, so that who counts convolutions can tell it from others.
+INTERPOLATION = "read_between_pixels"
+
 
 class _Boundary(NamedTuple):
     """What a user of the sampler does at the border of a map of `size` pixels along an axis.
@@ -171,7 +174,8 @@ def bilinear_shift(x: jax.Array, dy: jax.Array | float, dx: jax.Array | float) -
     steps, kernel = lax.optimization_barrier((floor.astype(jnp.int32), kernel))
     window = move(x, steps, (height + 1, width + 1)).astype(dtype)
     highest = lax.Precision.HIGHEST  # what lies between pixels needs all digits
-    out = conv2d(window, kernel, padding="VALID", feature_group_count=channels, precision=highest)
+    with jax.named_scope(INTERPOLATION):
+        out = conv2d(window, kernel, padding="VALID", feature_group_count=channels, precision=highest)
     return jnp.where(jnp.any(jnp.isnan(displacements), axis=0), jnp.nan, out).astype(x.dtype)
 
 

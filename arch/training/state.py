@@ -1,5 +1,6 @@
 """What a run carries from step to step: all of it is in a checkpoint, and nothing else is needed to go on."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -72,3 +73,11 @@ def create_state(
         metrics=metrics_lib.zeros(metrics_lib.metrics_class(num_classes), metrics_dtype),
         bad_step=jnp.full((), -1, jnp.int32),
     )
+
+
+def with_variables(state: TrainState, variables: Mapping[str, Any]) -> TrainState:
+    """A state before the first step that starts from these variables, of the same shapes and dtypes."""
+    rest = dict(variables)
+    params, batch_stats = rest.pop("params"), rest.pop("batch_stats", {})
+    ema_params = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
+    return state.replace(params=params, batch_stats=batch_stats, other=rest, ema_params=ema_params)

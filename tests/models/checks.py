@@ -1,42 +1,20 @@
 """What the tests of several networks share: the weights of the recorded networks, and comparisons with them."""
 
 import pathlib
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from flax import traverse_util
 from jax.extend import core
 
 from arch.efficiency.complexity import abstract_variables
 from arch.ops.stochastic import Examples
+from arch.weights.convert import FROM_TORCH, TO_TORCH, Names, torch_name
 from tests.compiling import quick_jit
 from tests.goldens.fill import fill, hash_of, images, probe, summary
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
-
-_TENSORS = {
-    ("params", "kernel"): "weight",
-    ("params", "scale"): "weight",
-    ("params", "bias"): "bias",
-    ("batch_stats", "mean"): "running_mean",
-    ("batch_stats", "var"): "running_var",
-}
-
-# By the number of axes: HWIO to OIHW, [in, out] to [out, in].
-_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
-_FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
-
-# A network and the names of a layer in it, from the top -> the name of the layer in the published network.
-Names = Callable[[nn.Module, list[str]], str]
-
-
-def torch_name(model: nn.Module, path: tuple[str, ...], names: Names) -> str:
-    """The torch name of one of our variables, from its path and from the torch name of its layer."""
-    collection, *layers, tensor = path
-    return f"{names(model, layers)}.{_TENSORS[collection, tensor]}"
 
 
 def filled_variables(model, names: Names, absent: tuple[str, ...] = (), image_size: int = 32):
@@ -49,15 +27,28 @@ def filled_variables(model, names: Names, absent: tuple[str, ...] = (), image_si
         if name in absent:
             filled[path] = np.zeros(leaf.shape)
             continue
-        value = fill(name, tuple(leaf.shape[axis] for axis in _TO_TORCH[leaf.ndim]))
-        filled[path] = np.transpose(value, _FROM_TORCH[value.ndim])
+        value = fill(name, tuple(leaf.shape[axis] for axis in TO_TORCH[leaf.ndim]))
+        filled[path] = np.transpose(value, FROM_TORCH[value.ndim])
     return traverse_util.unflatten_dict(filled)
+
+
+def random_variables(model, x: np.ndarray, seed: int = 0):
+    """Float64 values for all variables of a network, by its own paths: nothing is compiled to make them."""
+    shapes = abstract_variables(model, jax.ShapeDtypeStruct(x.shape, x.dtype), train=False)
+    random, variables = np.random.default_rng(seed), {}
+    for path, leaf in traverse_util.flatten_dict(shapes).items():
+        values = random.standard_normal(leaf.shape)
+        if leaf.ndim > 1:
+            variables[path] = values * np.sqrt(2 / np.prod(leaf.shape[:-1]))
+        else:
+            variables[path] = np.exp(0.3 * values) if path[-1] in ("scale", "var") else 0.1 * values
+    return traverse_util.unflatten_dict(variables)
 
 
 def check_parity(model, golden: str, net: str, image_size: int, names: Names, absent=(), jit=quick_jit):
     """Logits, updated running statistics and the gradient of every parameter, from the same weights, in float64."""
     golden = np.load(GOLDENS / golden)
-    variables = filled_variables(model, names, absent)
+    variables = filled_variables(model, names, absent, image_size)
     x = images(image_size)
 
     def loss(params):
@@ -77,7 +68,7 @@ def check_parity(model, golden: str, net: str, image_size: int, names: Names, ab
     for path, value in traverse_util.flatten_dict({"params": grads, "batch_stats": stats}).items():
         name = torch_name(model, path, names)
         if name not in absent:
-            actual = summary(name, np.transpose(value, _TO_TORCH[value.ndim]))
+            actual = summary(name, np.transpose(value, TO_TORCH[value.ndim]))
             np.testing.assert_allclose(actual, expected.pop(name), rtol=1e-6, atol=1e-9, err_msg=name)
         assert np.isfinite(value).all() and np.any(value != 0), f"{path} is not finite, or zero"
     assert not expected, "tensors of the published network that ours lacks"
@@ -92,7 +83,7 @@ def check_eval_parity(model, golden: str, net: str, image_size: int, names: Name
     golden = np.load(GOLDENS / golden)
     variables = filled_variables(model, names, absent, image_size)
     tensors = {
-        torch_name(model, path, names): np.transpose(value, _TO_TORCH[value.ndim])
+        torch_name(model, path, names): np.transpose(value, TO_TORCH[value.ndim])
         for path, value in traverse_util.flatten_dict(variables).items()
     }
     tensors = {name: value for name, value in tensors.items() if name not in absent}

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from arch import models, norm
-from arch.efficiency.complexity import abstract_variables, complexity
+from arch.efficiency.complexity import abstract_variables, count
 from arch.weights.names import bilinear as names
 from tests.compiling import quick_jit
 from tests.models.checks import check_examples_reach_norms_and_dropout, check_parity, maps_of
@@ -41,7 +41,7 @@ def test_the_head_pools_the_last_map():
         assert layers["head"]["reduction"]["__call__"][0].shape == (1, map_size, map_size, 256)
         assert out.shape == (1, 1000)
     kept, halved = (
-        complexity(models.create("isqrt_cov_resnet50", stage_strides=strides), train=False)
+        count(models.create("isqrt_cov_resnet50", stage_strides=strides), train=False)
         for strides in ((1, 2, 2, 1), None)
     )
     assert kept.params == halved.params and kept.conv_macs > halved.conv_macs
@@ -49,7 +49,7 @@ def test_the_head_pools_the_last_map():
 
 def test_products_of_activations_are_no_macs_of_layers():
     """A covariance of 196 positions and two products a step of Newton and Schulz, in the first and last fewer."""
-    cost = complexity(models.create("isqrt_cov_resnet50"), train=False)
+    cost = count(models.create("isqrt_cov_resnet50"), train=False)
     assert cost.other_macs == 196 * 256**2 + (3 * 5 - 3) * 256**3
 
 

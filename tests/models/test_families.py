@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from arch import models
-from arch.blocks.head import AUXILIARY
-from arch.efficiency.complexity import abstract_variables, complexity
+from arch import AUXILIARY, models
+from arch.efficiency.complexity import abstract_variables, count
 from tests.compiling import quick_jit
 from tests.models.checks import floating_dtypes
 from tests.models.families import CASES, MAPS, ROWS
@@ -28,7 +27,7 @@ def _case(case, **fields):
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.label())
 def test_published_sizes(row):
-    cost = complexity(models.create(row.name, **row.fields), (1, row.image_size, row.image_size, 3), train=False)
+    cost = count(models.create(row.name, **row.fields), (1, row.image_size, row.image_size, 3), train=False)
     for name in ("params", "batch_stats", "conv_macs", "macs"):
         published = getattr(row, name)
         assert published is None or getattr(cost, name) == published, name
@@ -49,18 +48,19 @@ def test_maps_are_those_declared(name):
 
 
 def _step(model, rngs=()):
-    """(variables, images, key) -> the gradient of a function of the logits in training, and the logits."""
+    """(variables, images, key) -> the gradient of a function of the logits in training, all heads', and the logits."""
 
     def step(variables, x, key):
         rest = {name: tree for name, tree in variables.items() if name != "params"}
         streams = {name: jax.random.fold_in(key, index) for index, name in enumerate(("dropout", *rngs))}
 
         def loss(params):
-            logits, _ = model.apply(
+            logits, state = model.apply(
                 {**rest, "params": params}, x, train=True, mutable=["batch_stats", AUXILIARY], rngs=streams
             )
             probe = jnp.sin(jnp.arange(logits.size, dtype=logits.dtype)).reshape(logits.shape)
-            return jnp.mean(logits * probe), logits
+            heads = [logits, *(auxiliary for auxiliary, _ in state.get(AUXILIARY, {}).values())]
+            return sum(jnp.mean(head * probe) for head in heads), logits
 
         return jax.grad(loss, has_aux=True)(variables["params"])
 

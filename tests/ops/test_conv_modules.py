@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from arch.efficiency.complexity import complexity
+from arch.efficiency.complexity import count
 from arch.norm import bind
 from arch.norm.batch import BatchNorm
 from arch.ops.conv import Conv, DepthwiseConv, FactorizedConv, SeparableConv
@@ -197,14 +197,14 @@ def test_an_activation_needs_no_norm(name):
 
 def test_parameters_and_multiply_adds():
     shape = (2, 8, 6, 16)
-    cost = complexity(DepthwiseConv((3, 3), 2, strides=2), shape)
+    cost = count(DepthwiseConv((3, 3), 2, strides=2), shape)
     assert (cost.params, cost.macs) == (9 * 32 + 32, 2 * 4 * 3 * 9 * 32)
-    cost = complexity(SeparableConv(24, 5, strides=2, conv=NO_BIAS), shape)
+    cost = count(SeparableConv(24, 5, strides=2, conv=NO_BIAS), shape)
     assert (cost.params, cost.macs) == (25 * 16 + 16 * 24, 2 * 4 * 3 * (25 * 16 + 16 * 24))
     # M * middle * (in + out) parameters; the first sees all rows, because only the second strides over them.
-    cost = complexity(FactorizedConv(24, 7, middle_features=8, strides=2, conv=NO_BIAS), shape)
+    cost = count(FactorizedConv(24, 7, middle_features=8, strides=2, conv=NO_BIAS), shape)
     assert (cost.params, cost.macs) == (7 * 8 * (16 + 24), 2 * 7 * (8 * 3 * 16 * 8 + 4 * 3 * 8 * 24))
-    assert complexity(FactorizedConv(24, 7, conv=NO_BIAS), shape).params == 7 * 24 * (16 + 24)
+    assert count(FactorizedConv(24, 7, conv=NO_BIAS), shape).params == 7 * 24 * (16 + 24)
 
 
 @pytest.mark.parametrize(

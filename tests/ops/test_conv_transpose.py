@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from arch.efficiency.complexity import Macs, abstract_variables, complexity, count_macs
+from arch.efficiency.complexity import Macs, abstract_variables, count, count_macs
 from arch.ops.conv import Conv, ConvTranspose, conv2d, conv_transpose2d, transposed_padding
 from tests.compiling import quick_jit
 
@@ -258,14 +258,14 @@ def test_it_costs_as_much_as_the_convolution_that_it_transposes():
         )
         # Each input value meets all taps of all outputs of its group.
         macs = 2 * 8 * 8 * 6 * (4 * 3 * 10 // groups)
-        cost = complexity(layer, x)
+        cost = count(layer, x)
         assert (cost.params, cost.conv_macs, cost.linear_macs) == (4 * 3 * 6 * 10 // groups, macs, 0)
         back = Conv(6, (4, 3), strides=2, use_bias=False, feature_group_count=groups)
-        assert complexity(back, (2, 16, 16, 10)).conv_macs == macs
+        assert count(back, (2, 16, 16, 10)).conv_macs == macs
         shape = jax.ShapeDtypeStruct(x, jnp.float32)
         gradients = jax.value_and_grad(lambda *args, layer=layer: jnp.sin(layer.apply(*args)).sum(), (0, 1))
         assert count_macs(gradients, abstract_variables(layer, shape), shape) == Macs(conv=3 * macs)
-    assert complexity(nn.ConvTranspose(10, (4, 3), (2, 2), use_bias=False), x).macs == 2 * 8 * 8 * 6 * 4 * 3 * 10
+    assert count(nn.ConvTranspose(10, (4, 3), (2, 2), use_bias=False), x).macs == 2 * 8 * 8 * 6 * 4 * 3 * 10
 
 
 def test_mapped_and_pushed_forward(x64):

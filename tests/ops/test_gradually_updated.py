@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arch.efficiency.complexity import abstract_variables, complexity, count_params
+from arch.efficiency.complexity import abstract_variables, count, count_params
 from arch.norm import bind
 from arch.norm.batch import BatchNorm
 from arch.ops.conv import Conv
@@ -98,7 +98,7 @@ def _layer(num_segments, projection):
 
 def test_multiply_adds():
     for projection in (True, False):
-        counted = complexity(_layer(2, projection), (2, 5, 7, 8))
+        counted = count(_layer(2, projection), (2, 5, 7, 8))
         features, taps = 4, 2 * 8 * 4 + 36 * 16 + 2 * 16 + projection * 8 * 4
         assert counted.macs == 2 * 5 * 7 * 2 * taps
         assert counted.params == 2 * (taps + (10 + 2 * projection) * features)

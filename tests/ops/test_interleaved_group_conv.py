@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from arch.efficiency.complexity import complexity
+from arch.efficiency.complexity import count
 from arch.norm import bind
 from arch.norm.batch import BatchNorm
 from arch.ops.conv import Conv
@@ -74,15 +74,15 @@ def test_igc_connects_all_channels_once(x64):
 def test_sizes_of_the_cifar_networks(primary, secondary, depth, params):
     """Published by the authors' code: 3x3 stem, three stages of blocks, each with a norm; linear."""
     width = primary * secondary
-    count = 27 * width + 2 * width + 4 * width * 10 + 10
+    total = 27 * width + 2 * width + 4 * width * 10 + 10
     for stage in range(3):
         features = width * 2**stage
         blocks = (depth - 2) // 3
-        first = complexity(IGC(features, primary, conv=NO_BIAS), (1, 8, 8, width if stage == 0 else features // 2))
-        other = complexity(IGC(features, primary, conv=NO_BIAS), (1, 8, 8, features))
-        count += first.params + (blocks - 1) * other.params + blocks * 2 * features
+        first = count(IGC(features, primary, conv=NO_BIAS), (1, 8, 8, width if stage == 0 else features // 2))
+        other = count(IGC(features, primary, conv=NO_BIAS), (1, 8, 8, features))
+        total += first.params + (blocks - 1) * other.params + blocks * 2 * features
         assert other.macs == 64 * (features * features // primary * 9 + features * primary)
-    assert count == params
+    assert total == params
 
 
 def _tanh_norm(name):
@@ -152,7 +152,7 @@ def test_clc_refuses_exactly_what_does_not_connect_all_channels(interlaced):
 def _clc_block(width, features, stride, size):
     norm = bind(BatchNorm, train=True)
     layer = ChannelLocalConv(features, width // 2, 2, strides=stride, conv=NO_BIAS, norm=norm)
-    return complexity(layer, (1, size, size, width))
+    return count(layer, (1, size, size, width))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def _clc_block(width, features, stride, size):
 )
 def test_sizes_of_clcnet(repeats, params, conv_macs):
     """clcNet-A and -B of the authors' code: a 3x3 stem of 32, then blocks of g1 = in / 2, g2 = 2; linear."""
-    count, macs = 27 * 32 + 64 + 1024 * 1000 + 1000, 112 * 112 * 27 * 32
+    total, macs = 27 * 32 + 64 + 1024 * 1000 + 1000, 112 * 112 * 27 * 32
     size, width = 112, 32
     blocks = [(64, 1)]
     for stage, repeat in enumerate(repeats):
@@ -168,5 +168,5 @@ def test_sizes_of_clcnet(repeats, params, conv_macs):
     for features, stride in blocks:
         counted = _clc_block(width, features, stride, size)
         size, width = size // stride, features
-        count, macs = count + counted.params + 2 * features, macs + counted.macs
-    assert (count, macs) == (params, conv_macs)
+        total, macs = total + counted.params + 2 * features, macs + counted.macs
+    assert (total, macs) == (params, conv_macs)

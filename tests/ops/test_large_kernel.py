@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arch.efficiency.complexity import complexity
+from arch.efficiency.complexity import count
 from arch.ops.conv import Conv
 from arch.ops.large_kernel import LargeKernelConv
 from tests.compiling import quick_jit
@@ -84,7 +84,7 @@ def test_biases_of_the_first_two_are_lost_in_the_padding(x64):
 )
 def test_published_sizes_and_multiply_adds(kernel_size, in_features, middle, features, params):
     layer = LargeKernelConv(features, kernel_size, middle_features=middle)
-    counted = complexity(layer, (1, 16, 16, in_features))
+    counted = count(layer, (1, 16, 16, in_features))
     assert counted.params == params
     assert counted.macs == 16 * 16 * 2 * kernel_size * (middle or features) * (in_features + features)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from arch.efficiency.complexity import complexity
+from arch.efficiency.complexity import count
 from arch.norm import bind
 from arch.norm.batch import BatchNorm
 from arch.ops.learned_group_conv import (
@@ -313,7 +313,7 @@ def test_the_first_variables():
 
 def test_parameters_and_macs():
     for module, share in ((LearnedGroupConv(64, 4, 8), 1), (IndexedGroupConv(64, 4, 8), 8)):
-        counted = complexity(module, (1, 5, 6, 32))
+        counted = count(module, (1, 5, 6, 32))
         assert (counted.params, counted.macs) == (32 * 64 // share, 5 * 6 * 32 * 64 // share)
 
 

@@ -17,10 +17,9 @@ def test_every_golden_has_its_script(capsys):
 
 def test_wrong_names_are_one_line(capsys):
     assert record_goldens.main(["shuflenet_v2"]) == 1
-    assert (
-        capsys.readouterr().err
-        == "record_goldens: unknown name 'shuflenet_v2'; did you mean 'shufflenet_v2' or 'mobilenet_v2'?\n"
-    )
+    error = capsys.readouterr().err
+    assert error.startswith("record_goldens: unknown name 'shuflenet_v2'; did you mean 'shufflenet_v2'")
+    assert error.count("\n") == 1
 
 
 def test_other_versions_record_nothing(monkeypatch, capsys):

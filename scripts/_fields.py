@@ -1,0 +1,28 @@
+"""Fields of networks on a command line: --field=NAME=VALUE."""
+
+import ast
+from collections.abc import Iterable
+from typing import Any
+
+from arch import norm
+
+
+def parse(texts: Iterable[str]) -> dict[str, Any]:
+    """The fields: a value is a Python literal or else a text, a norm is given by its name.
+
+    Raises:
+        ValueError: one line.
+    """
+    return dict(map(_parse, texts))
+
+
+def _parse(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--field={text} must be NAME=VALUE")
+    if name == "norm":
+        return name, norm.create(value)
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
