@@ -8,6 +8,8 @@ import ml_collections
 
 from configs import default
 
+CIFAR = ("cifar10", "cifar100")
+
 
 def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
     """Values by name, from a comma-separated list of `name=value` or, for a switch, `name`.
@@ -67,30 +69,38 @@ def family_recipe(
     names: Sequence[str],
     small: Callable[[str], Mapping[str, Any]],
     imagenet: Callable[[ml_collections.ConfigDict], None],
+    cifar: Callable[[ml_collections.ConfigDict], None] | None = None,
 ) -> ml_collections.ConfigDict:
-    """The recipe of a family of networks, for the digits, Fashion-MNIST or ImageNet.
+    """The recipe of a family of networks, for the digits, Fashion-MNIST, CIFAR or ImageNet.
 
     Args:
       owner: the recipe's file, for errors.
-      arg: `name=` one of `names`, `imagenet`, `fashion_mnist`, `smoke`, separated by commas.
+      arg: `name=` one of `names`, `imagenet`, `fashion_mnist`, `smoke` and, with `cifar`, `cifar10`, `cifar100`,
+        separated by commas.
       names: keys of arch.models.MODELS; the first is taken where none is named.
       small: the fields that make the network of a name fit images of 16 to 32 pixels and two CPU cores; of its stem
         they say nothing.
       imagenet: sets what the paper trains with, on top of `set_imagenet`.
+      cifar: the same for CIFAR, on top of `set_cifar`; None where the paper has no such network.
     """
-    args = parse_arg(arg, name=names[0], imagenet=False, fashion_mnist=False, smoke=False)
+    data_sets = ("imagenet", "fashion_mnist", *(CIFAR if cifar else ()))
+    args = parse_arg(arg, name=names[0], smoke=False, **dict.fromkeys(data_sets, False))
     name = args["name"]
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"one of {', '.join(names)}"
         raise ValueError(f"{owner}: unknown name {name!r}; {hint}")
-    if args["imagenet"] and args["fashion_mnist"]:
-        raise ValueError(f"{owner}: imagenet and fashion_mnist exclude each other; keep one")
+    chosen = [data for data in data_sets if args[data]]
+    if len(chosen) > 1:
+        raise ValueError(f"{owner}: {' and '.join(chosen)} exclude each other; keep one")
     config = default.get_config()
     config.model.name = name
     if args["imagenet"]:
         set_imagenet(config)
         imagenet(config)
+    elif cifar and chosen and chosen[0] in CIFAR:
+        set_cifar(config, chosen[0])
+        cifar(config)
     else:
         config.model.fields = ml_collections.ConfigDict(dict(small(name)))
         if args["fashion_mnist"]:
@@ -112,6 +122,43 @@ def set_imagenet(config: ml_collections.ConfigDict) -> None:
     config.data.flip = True
     config.data.num_workers = 8
     config.data.max_bad_records = 10
+
+
+def set_cifar(config: ml_collections.ConfigDict, name: str) -> None:
+    """CIFAR-10 or CIFAR-100, `name`, in the usual way: padded by 4, cropped and flipped; the optimiser is the recipe's.
+
+    Trained on all of the 50,000 images; none choose a checkpoint.
+    """
+    config.data.name = name
+    config.data.image_size = 32
+    config.data.mean, config.data.std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    config.data.crop, config.data.crop_padding = "pad", 4
+    config.data.flip = True
+    config.data.eval_crop_ratio = 1.0
+
+
+def set_resnet_cifar(config: ml_collections.ConfigDict, warmup_steps: int = 0) -> None:
+    """What ResNet is trained with on CIFAR (arXiv:1512.03385, section 4.2); warm-up is a ramp from a tenth."""
+    images, config.global_batch_size = 50_000, 128
+    epochs = config.global_batch_size / images  # of a step
+    config.num_steps = 64_000
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.decay_min_ndim = 0
+    config.schedule.name = "step"
+    config.schedule.base_learning_rate = 0.1
+    config.schedule.warmup_learning_rate = 0.01
+    config.schedule.warmup_epochs = warmup_steps * epochs
+    config.schedule.step_epochs = (32_000 * epochs, 48_000 * epochs)
+
+
+def set_shufflenet_imagenet(config: ml_collections.ConfigDict, num_steps: int = 300_000) -> None:
+    """What the authors of ShuffleNet train with, on top of `set_imagenet`: steps of 1,024 images, a linear rate."""
+    config.num_steps = num_steps
+    config.global_batch_size = 1024
+    config.label_smoothing = 0.1
+    config.data.color_jitter = 0.4
+    config.schedule.base_learning_rate = 0.5
+    config.checkpoint_every_steps = 5000
 
 
 def set_digits(config: ml_collections.ConfigDict) -> None:

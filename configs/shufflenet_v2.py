@@ -41,11 +41,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def _imagenet(config: ml_collections.ConfigDict, width: float) -> None:
-    config.num_steps = 300_000
-    config.global_batch_size = 1024
-    config.label_smoothing = 0.1
+    common.set_shufflenet_imagenet(config)
     config.model.fields.stem = "imagenet"
     config.model.fields.dropout_rate = 0.2 if width == 2.0 else 0.0  # as in the authors' code
-    config.data.color_jitter = 0.4
-    config.schedule.base_learning_rate = 0.5
-    config.checkpoint_every_steps = 5000

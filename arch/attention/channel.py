@@ -69,14 +69,14 @@ class SqueezeExcite(nn.Module):
 
     gates = gate_act(norm2(fc2(act(norm1(fc1(mean)))))). `fc1` and `fc2` are 1x1 convolutions of a map of one pixel, as
     in torchvision and timm, so that weights are imported by the rule for convolutions. Without norms they have biases,
-    as in the official networks; with norms they have none, as in ShuffleNet v2+. The block belongs on a residual
-    branch, before the addition.
+    as in the official networks; with norms they have none, as in ShuffleNet v2+, which has norm1 alone. The block
+    belongs on a residual branch, before the addition.
 
     In training, a batch norm over a single example has one value a channel to normalize: it puts out its bias, and the
     gates do not depend on x (torch refuses). Take more examples a device, or statistics across devices.
 
     Parameters: `fc1` kernel [1, 1, channels, reduced_features], `fc2` kernel [1, 1, reduced_features, channels]; a bias
-        each, or `norm1` and `norm2`.
+        each, or `norm1` and, with gate_norm, `norm2`.
 
     Attributes:
         reduction: channels for one feature of the hidden layer: max(1, channels // reduction), 1 or above.
@@ -84,6 +84,7 @@ class SqueezeExcite(nn.Module):
             `make_divisible(channels / 4)` in MobileNet v3; None leaves them to `reduction`.
         conv: makes both layers from their fields.
         norm: makes a normalization, a function of x alone, from its name; None leaves both out.
+        gate_norm: whether a norm follows the second layer too; unused without norms.
         act: between the two layers.
         gate_act: makes the gates, usually in [0, 1]; `nn.hard_sigmoid` in MobileNet v3 and ShuffleNet v2+.
     """
@@ -92,6 +93,7 @@ class SqueezeExcite(nn.Module):
     reduced_features: int | None = None
     conv: Callable[..., nn.Module] = Conv
     norm: Callable[..., Callable[[jax.Array], jax.Array]] | None = None
+    gate_norm: bool = True
     act: Callable[[jax.Array], jax.Array] = nn.relu
     gate_act: Callable[[jax.Array], jax.Array] = nn.sigmoid
 
@@ -109,7 +111,7 @@ class SqueezeExcite(nn.Module):
 
     def _layer(self, x: jax.Array, number: int, features: int) -> jax.Array:
         x = self.conv(features=features, kernel_size=(1, 1), use_bias=self.norm is None, name=f"fc{number}")(x)
-        return x if self.norm is None else self.norm(name=f"norm{number}")(x)
+        return self.norm(name=f"norm{number}")(x) if self.norm and (number == 1 or self.gate_norm) else x
 
     def _hidden_features(self, channels: int) -> int:
         for name, value in (("reduction", self.reduction), ("reduced_features", self.reduced_features)):

@@ -74,10 +74,10 @@ class Attention(nn.Module):
         norm = bind(BatchNorm, train=False)
         x = Conv(64, 7, 2, symmetric_padding((7, 7)), use_bias=False, name="stem")(x)
         x = max_pool(nn.relu(norm(name="stem_norm")(x)), 3, 2, ((0, 1), (0, 1)))
-        for stage, count in enumerate(self.modules):
+        for stage, number in enumerate(self.modules):
             unit = functools.partial(Bottleneck, 256 << stage)
             x = unit(strides=1 if stage == 0 else 2, name=f"stage{stage}")(x)
-            for i in range(count):
+            for i in range(number):
                 x = ResidualAttention(num_levels=3 - stage, unit=unit, norm=norm, name=f"attention{stage}_{i}")(x)
         for i in range(3):
             x = Bottleneck(2048, 2 if i == 0 else 1, name=f"post{i}")(x)

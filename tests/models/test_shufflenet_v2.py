@@ -1,5 +1,7 @@
 """ShuffleNet v2 against torchvision's and the authors' networks, recorded in tests/goldens."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,14 +10,18 @@ from flax import linen as nn
 from flax import traverse_util
 
 from arch import models, norm
+from arch.efficiency.complexity import count
+from arch.ops.conv import Conv
 from arch.ops.stochastic import Examples
 from arch.weights.names import shufflenet_v2 as names
 from tests.compiling import quick_jit
 from tests.models.checks import (
+    check_eval_parity,
     check_examples_reach_norms_and_dropout,
     check_parity,
     filled_variables,
     floating_dtypes,
+    maps_of,
 )
 
 
@@ -40,6 +46,40 @@ def test_parity_with_the_published_code(x64, variant, width):
     check_parity(
         model, "shufflenet_v2.npz", f"{variant}/{width}", 64, getattr(names, variant), absent=("classifier.0.bias",)
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1.5, 2.0])
+def test_parity_with_torchvision_of_the_wide_ones(x64, width):
+    # By JAX's own convolutions: as many programs as widths take long to compile.
+    conv = functools.partial(Conv, implementation="reference")
+    name = f"shufflenet_v2_x{width}".replace(".", "_")
+    model = models.create(name, variant="torchvision", num_classes=10, conv=conv)
+    check_eval_parity(model, "shufflenet_v2_wide.npz", f"torchvision/{width}", 64, names.torchvision, jit=jax.jit)
+
+
+def test_shufflenet_v2_164_is_of_the_papers_depth_and_cost():
+    """Without gates and residuals its convolutions cost 12.54 GMACs; the paper has 12.7 G with them."""
+    model = models.create("se_shufflenet_v2_164")
+    maps, out = maps_of(model, 224)
+    for number, features in (("", 64), ("2", 64), ("3", 128)):
+        assert maps[f"stem_conv{number}"]["__call__"][0].shape == (1, 112, 112, features)
+    units = [name for name in maps if "_unit" in name]
+    layers = [layer for unit in units for layer in maps[unit] if layer.startswith("branch") and "norm" not in layer]
+    assert sum("gate" not in layer for layer in layers) + len(("stem",) * 3 + ("head_conv", "classifier")) == 164
+    assert sum("gate" in layer for layer in layers) == len(units) == 53
+    assert out.shape == (1, 1000)
+    body = count(model.clone(se_reduction=None, residual=False), train=False)
+    assert round(body.conv_macs / 1e7) == 1254
+
+
+def test_gates_cost_two_linear_layers_a_unit():
+    """With biases, on the convolved branch: half of the channels, or with a stride what the shortcut leaves."""
+    gated, plain = (count(models.create(name), train=False) for name in ("se_shufflenet_v2_x1_0", "shufflenet_v2_x1_0"))
+    branches = [116 - 24, *[58] * 3, *[116] * 8, *[232] * 4]
+    hidden = [max(1, channels // 16) for channels in branches]
+    assert gated.macs - plain.macs == sum(2 * c * h for c, h in zip(branches, hidden, strict=True))
+    assert gated.params - plain.params == sum(2 * c * h + c + h for c, h in zip(branches, hidden, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +194,7 @@ def test_dropout_is_that_of_the_authors():
     rates = {
         (name, variant): models.create(name, variant=variant)._resolve_dropout_rate()
         for name in models.MODELS
-        if name.startswith("shufflenet_v2")
+        if name.startswith("shufflenet_v2_x")
         for variant in ("megvii", "torchvision")
     }
     assert {key for key, rate in rates.items() if rate} == {("shufflenet_v2_x2_0", "megvii")}
@@ -183,6 +223,12 @@ def test_the_activation_is_the_only_one(small):
             r"ShuffleNetV2: stage_features=\(24, 49, 96\) must be even, one for each of",
         ),
         ({"stage_sizes": (4, 8)}, r"ShuffleNetV2: stage_features=\(116, 232, 464\) must be even, one for each of"),
+        ({"branch": "stars"}, "ShuffleUnitV2: branch: unknown name 'stars'; did you mean 'star'"),
+        (
+            {"stage_strides": (2, 2)},
+            r"ShuffleNetV2: stage_strides=\(2, 2\) must be 1 or 2, one for each of stage_sizes=",
+        ),
+        ({"stage_strides": (4, 2, 2)}, r"ShuffleNetV2: stage_strides=\(4, 2, 2\) must be 1 or 2, one for each of"),
         ({"dropout_rate": 2.0}, r"Dropout: rate=2.0 must lie in \[0, 1\]"),
     ],
 )

@@ -7,6 +7,7 @@ import jax
 from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
+from arch.attention.channel import SqueezeExcite
 from arch.blocks.head import classifier_head
 from arch.blocks.shuffle import ShuffleUnitV2
 from arch.blocks.stem import image_stem, stem_stride
@@ -27,6 +28,24 @@ WIDTHS = {
     2.0: ((244, 488, 976), 2048),
 }
 
+# ShuffleNet v2-50, and v2-164 without its gates, of the paper's appendix.
+LARGE = {
+    "stage_sizes": (3, 4, 6, 3),
+    "stage_strides": (1, 2, 2, 2),
+    "stage_features": (244, 488, 976, 1952),
+    "head_features": 2048,
+    "stem_features": 64,
+}
+DEEP = {
+    "stage_sizes": (10, 10, 23, 10),
+    "stage_strides": (1, 2, 2, 2),
+    "stage_features": (340, 680, 1360, 2720),
+    "head_features": 2048,
+    "stem_features": 64,
+    "more_stem_features": (64, 128),
+    "residual": True,
+}
+
 
 class ShuffleNetV2(nn.Module):
     """ShuffleNet v2, table 5 and section 3.2 of the paper.
@@ -34,6 +53,10 @@ class ShuffleNetV2(nn.Module):
     Two published networks: `megvii`, the authors' (its first unit of stage 2 keeps all 24 channels in the shortcut; its
     cost is the paper's), and `torchvision` (two equal branches, shuffle at the end of a unit). At 0.5x they cost the
     same.
+
+    Variants, of section 4 and the appendix: ShuffleNet v2* for detection (`branch`), v2-50 (a stage at the stem's
+    stride, `stage_strides`, and a wider stem), and SE-ShuffleNet v2-164 (three convolutions in the stem,
+    `more_stem_features`; gates, `se_reduction`; `residual`).
 
     Differs from the paper: 3x3 padding is symmetric, as in both released networks; the initial values.
 
@@ -43,15 +66,25 @@ class ShuffleNetV2(nn.Module):
     N(0, 1 / input channels of a group), so depthwise ones from N(0, 1). Chosen on the 8x8 digits (0.5x, small stem,
     batch 48, momentum 0.9, 10 epochs): accuracy on 360 held-out images with the rate going from 0.05 to 0, two seeds,
     was 0.983, 0.983, against 0.975, 0.967 from He normal and 0.983, 0.975 from the authors' values. From rate
-    0.2, too high for all three, He normal came out best (one seed: 0.892, against 0.817 and 0.761).
+    0.2, too high for all three, He normal came out best (one seed: 0.892, against 0.817 and 0.761). Gates have the
+    initial values of the convolutions, and biases of 0.
+
+    The paper leaves open, and no published figure tells: the reduction of the gates, here 16 as in SENet; in the unit
+    of v2*, what lies around the further depthwise convolution, here a norm alone; in the residual unit the order of the
+    last layers, here norm, gate, addition, activation as in the authors' later code of a large ShuffleNet v2.
 
     Attributes:
         num_classes: outputs of the classifier.
         width_multiplier: 0.5, 1, 1.5 or 2, a row of WIDTHS; unused where both features are given.
-        stage_sizes: units of each stage, the first of stride 2.
+        stage_sizes: units of each stage.
+        stage_strides: of the first unit of each stage, which does not split its input; None is 2 for all.
         stage_features: channels of each stage, even; None takes those of the width.
         head_features: channels of the last convolution; None takes those of the width.
         stem_features: channels of the first convolution.
+        more_stem_features: channels of each further convolution of the stem, 3x3 of stride 1, before the pool.
+        branch: of the units, a key of arch.blocks.shuffle.BRANCHES: "bottleneck", "star" or "xception".
+        se_reduction: of squeeze-and-excitation at the end of each unit's branch; None leaves it out.
+        residual: the branch of a unit of stride 1 adds its input, for networks of more than 100 layers.
         variant: "megvii" or "torchvision".
         stem: "imagenet" (3x3 stride 2, max pool 3x3 stride 2) or, for images of 8 to 64 pixels, "small" (3x3 stride 1)
             or "stride2" (3x3 stride 2).
@@ -68,9 +101,14 @@ class ShuffleNetV2(nn.Module):
     num_classes: int = 1000
     width_multiplier: float = 1.0
     stage_sizes: Sequence[int] = (4, 8, 4)
+    stage_strides: Sequence[int] | None = None
     stage_features: Sequence[int] | None = None
     head_features: int | None = None
     stem_features: int = 24
+    more_stem_features: Sequence[int] = ()
+    branch: str = "bottleneck"
+    se_reduction: int | None = None
+    residual: bool = False
     variant: str = "megvii"
     stem: str = "imagenet"
     dropout_rate: float | None = None
@@ -101,10 +139,14 @@ class ShuffleNetV2(nn.Module):
             ValueError: integer images; an unknown variant, stem or width; features that do not fit.
         """
         stage_features, head_features = self._resolve_features()
+        stage_strides = self._resolve_strides()
         dtypes = resolve_dtypes("ShuffleNetV2", x, self.dtype, self.param_dtype)
         layer = {"dtype": dtypes.compute, "param_dtype": dtypes.param}
         conv = functools.partial(self.conv, use_bias=False, kernel_init=self.kernel_init, **layer)
         norm = bind(self.norm, train=train, examples=examples, **layer)
+        gate = self.se_reduction and functools.partial(
+            SqueezeExcite, reduction=self.se_reduction, conv=conv, act=self.act
+        )
 
         x = image_stem(
             x.astype(dtypes.compute),
@@ -116,14 +158,20 @@ class ShuffleNetV2(nn.Module):
             conv=conv,
             norm=norm,
             act=self.act,
+            more_features=self.more_stem_features,
         )
         stride = stem_stride(self.stem, pool=True)
         features_at = {stride: x}
-        for stage, (size, features) in enumerate(zip(self.stage_sizes, stage_features, strict=True), start=2):
+        stages = zip(self.stage_sizes, stage_features, stage_strides, strict=True)
+        for stage, (size, features, strides) in enumerate(stages, start=2):
             for unit in range(1, size + 1):
                 x = ShuffleUnitV2(
                     features=features,
-                    strides=2 if unit == 1 else 1,
+                    strides=strides if unit == 1 else 1,
+                    split=unit > 1,
+                    branch=self.branch,
+                    gate=gate,
+                    residual=self.residual,
                     shortcut_features=self._shortcut_features(x.shape[-1], features),
                     shuffle="before" if self.variant == "megvii" else "after",
                     conv=conv,
@@ -131,7 +179,7 @@ class ShuffleNetV2(nn.Module):
                     act=self.act,
                     name=f"stage{stage}_unit{unit}",
                 )(x)
-            stride *= 2
+            stride *= strides
             features_at[stride] = x
         if self.features_only:
             return features_at
@@ -146,6 +194,16 @@ class ShuffleNetV2(nn.Module):
             kernel_init=nn.initializers.normal(0.01),
             dtypes=dtypes,
         )
+
+    def _resolve_strides(self) -> Sequence[int]:
+        """Those of the first units."""
+        strides = (2,) * len(self.stage_sizes) if self.stage_strides is None else self.stage_strides
+        if len(strides) != len(self.stage_sizes) or any(stride not in (1, 2) for stride in strides):
+            raise ValueError(
+                f"ShuffleNetV2: stage_strides={tuple(strides)} must be 1 or 2, one for each of "
+                f"stage_sizes={tuple(self.stage_sizes)}; change either"
+            )
+        return strides
 
     def _shortcut_features(self, in_features: int, features: int) -> int:
         """Output channels of a stride-2 shortcut: the input's for megvii, half of the output's for torchvision."""

@@ -67,4 +67,6 @@ class Case:
 
     def label(self) -> str:
         """For the test's name."""
-        return "-".join([self.name, *(f"{key}={value}" for key, value in self.fields.items())])
+        # Of a function its name: its address changes from process to process.
+        fields = (f"{key}={getattr(value, '__name__', value)}" for key, value in self.fields.items())
+        return "-".join([self.name, *fields])
