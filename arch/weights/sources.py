@@ -59,6 +59,7 @@ class Source:
 
 _INCEPTION = {"norm_fields": {"epsilon": 1e-3}, "image_size": 299}
 _SE = {"pointwise": r"\.(se|se_module)\.fc\d\.weight$"}
+_BASIC_SE = {**_SE, "fields": {"act_before_gate": True}}
 _TIMM_SE = {**_SE, "fields": {"stride_at": "second", "pool": "symmetric"}}
 _V2_HEAD = r"^head\.fc\.weight$"
 _TORCHVISION = {"fields": {"variant": "torchvision"}}
@@ -118,8 +119,8 @@ SOURCES: Mapping[str, tuple[Source, ...]] = {
         Source("torchvision", "resnext101_64x4d", resnet.torchvision),
         Source("timm", "resnext101_64x4d", resnet.torchvision),
     ),
-    "se_resnet18": (Source("timm", "legacy_seresnet18", senet.timm, **_SE),),
-    "se_resnet34": (Source("timm", "legacy_seresnet34", senet.timm, **_SE),),
+    "se_resnet18": (Source("timm", "legacy_seresnet18", senet.timm, **_BASIC_SE),),
+    "se_resnet34": (Source("timm", "legacy_seresnet34", senet.timm, **_BASIC_SE),),
     "se_resnet50": (
         Source("timm", "legacy_seresnet50", senet.timm, **_SE),
         Source("timm", "seresnet50", senet.timm_seresnet, **_TIMM_SE),

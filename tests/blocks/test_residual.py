@@ -8,7 +8,7 @@ from flax import traverse_util
 
 from arch import norm
 from arch.blocks.inverted_residual import InvertedResidual
-from arch.blocks.residual import BottleneckUnit
+from arch.blocks.residual import BasicUnit, BottleneckUnit, residual_stages, zero_pad_shortcut
 from arch.ops.conv import Conv
 from tests.compiling import quick_jit
 
@@ -49,6 +49,64 @@ def test_only_a_change_of_shape_projects_the_shortcut():
     assert not projection & _paths(_bottleneck(features=8, strides=1), _x())
     assert projection <= _paths(_bottleneck(features=12, strides=1), _x())
     assert projection <= _paths(_bottleneck(features=8, strides=2), _x())
+
+
+def _basic(**fields):
+    return BasicUnit(**{"zero_init_residual": True, **fields}, **_PARTS)
+
+
+def test_a_basic_unit_that_starts_at_zero_is_its_shortcut():
+    """Of the three kinds; that of zeros keeps every other pixel and appends channels, as in fb.resnet.torch."""
+    padded = _basic(features=12, strides=2, shortcut="zero_pad")
+    same, plain = _basic(features=8, strides=1), _basic(features=8, strides=1, shortcut="none")
+    init = quick_jit(lambda key: [unit.init_with_output(key, _x())[0] for unit in (same, padded, plain)])
+    out, smaller, nothing = jax.device_get(init(jax.random.key(1)))
+    np.testing.assert_array_equal(out, np.maximum(_x(), 0))
+    np.testing.assert_array_equal(smaller[..., :8], np.maximum(_x()[:, ::2, ::2], 0))
+    assert not smaller[..., 8:].any() and not nothing.any()
+    assert _paths(padded, _x()) == _paths(plain, _x()) == {"conv1", "norm1", "conv2", "norm2"}
+
+
+def test_zeros_stand_behind_the_channels():
+    x = np.arange(2 * 3 * 3 * 2, dtype=np.float32).reshape(2, 3, 3, 2)
+    out = np.asarray(zero_pad_shortcut(x, 5, 2))
+    np.testing.assert_array_equal(out, np.concatenate([x[:, ::2, ::2], np.zeros((2, 2, 2, 3))], -1))
+
+
+def test_the_first_unit_of_a_stage_has_its_stride_and_the_last_map_of_a_stride_is_kept():
+    made = []
+
+    def unit(stage, *, strides, name):
+        made.append((stage, strides, name))
+        return lambda x: x[:, ::strides, ::strides] + 1
+
+    maps = residual_stages(jnp.zeros((1, 8, 8, 1)), stride=4, stage_sizes=(1, 2, 1), stage_strides=(1, 2, 1), unit=unit)
+    assert made == [
+        (0, 1, "stage1_unit1"),
+        (1, 2, "stage2_unit1"),
+        (1, 1, "stage2_unit2"),
+        (2, 1, "stage3_unit1"),
+    ]
+    assert {stride: (leaf.shape[1], float(leaf[0, 0, 0, 0])) for stride, leaf in maps.items()} == {4: (8, 1), 8: (4, 4)}
+
+
+def test_wide_projections_stand_only_where_there_is_a_stride():
+    kernels = {
+        (strides, unit): jax.eval_shape(
+            made(features=12, strides=strides, shortcut_kernel_size=3).init, jax.random.key(0), _x()
+        )["params"]["shortcut_conv"]["kernel"].shape
+        for strides in (1, 2)
+        for unit, made in (("basic", _basic), ("bottleneck", _bottleneck))
+    }
+    assert kernels == {
+        (strides, unit): (size, size, 8, 12) for strides, size in ((1, 1), (2, 3)) for unit in ("basic", "bottleneck")
+    }
+
+
+def test_a_first_convolution_of_its_own_width():
+    variables = jax.eval_shape(_bottleneck(features=8, strides=1, reduced_features=6).init, jax.random.key(0), _x())
+    shapes = {name: layer["kernel"].shape for name, layer in variables["params"].items() if "kernel" in layer}
+    assert shapes == {"conv1": (1, 1, 8, 6), "conv2": (3, 3, 3, 4), "conv3": (1, 1, 4, 8)}
 
 
 def _inverted(**fields):

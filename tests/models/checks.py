@@ -1,13 +1,17 @@
 """What the tests of several networks share: the weights of the recorded networks, and comparisons with them."""
 
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax import traverse_util
 from jax.extend import core
 
+from arch import AUXILIARY
 from arch.efficiency.complexity import abstract_variables
 from arch.ops.stochastic import Examples
 from arch.weights.convert import FROM_TORCH, TO_TORCH, Names, torch_name
@@ -33,16 +37,23 @@ def filled_variables(model, names: Names, absent: tuple[str, ...] = (), image_si
 
 
 def random_variables(model, x: np.ndarray, seed: int = 0):
-    """Float64 values for all variables of a network, by its own paths: nothing is compiled to make them."""
+    """Float64 values for all parameters and statistics of a network, without compiling it; the rest as it starts."""
     shapes = abstract_variables(model, jax.ShapeDtypeStruct(x.shape, x.dtype), train=False)
+    rest = sorted(set(shapes) - {"params", "batch_stats"})
     random, variables = np.random.default_rng(seed), {}
     for path, leaf in traverse_util.flatten_dict(shapes).items():
         values = random.standard_normal(leaf.shape)
+        if path[0] in rest:
+            continue
         if leaf.ndim > 1:
             variables[path] = values * np.sqrt(2 / np.prod(leaf.shape[:-1]))
         else:
             variables[path] = np.exp(0.3 * values) if path[-1] in ("scale", "var") else 0.1 * values
-    return traverse_util.unflatten_dict(variables)
+    variables = traverse_util.unflatten_dict(variables)
+    if rest:  # masks and indices; the compiler drops what only the others need
+        init = quick_jit(lambda x: {name: model.init(jax.random.key(0), x, train=False)[name] for name in rest})
+        variables |= jax.device_get(init(x))
+    return variables
 
 
 def check_parity(model, golden: str, net: str, image_size: int, names: Names, absent=(), jit=quick_jit):
@@ -172,3 +183,27 @@ def floating_dtypes(jaxpr: core.Jaxpr) -> set[jnp.dtype]:
             if isinstance(value, core.ClosedJaxpr | core.Jaxpr):
                 found |= floating_dtypes(value.jaxpr if isinstance(value, core.ClosedJaxpr) else value)
     return found
+
+
+def image(size: int, dtype: Any = jnp.float32, batch: int = 1) -> jax.ShapeDtypeStruct:
+    """The shape of a batch of square images with three channels, of this size in pixels."""
+    return jax.ShapeDtypeStruct((batch, size, size, 3), dtype)
+
+
+def step(model: nn.Module) -> Callable[..., Any]:
+    """(variables, images, key) -> the gradient of a function of the logits in training, all heads', and the logits."""
+
+    def gradient(variables: Any, x: jax.Array, key: jax.Array) -> Any:
+        rest = {name: tree for name, tree in variables.items() if name != "params"}
+
+        def loss(params: Any) -> Any:
+            variables = {**rest, "params": params}
+            collections = ["batch_stats", AUXILIARY]
+            logits, state = model.apply(variables, x, train=True, mutable=collections, rngs={"dropout": key})
+            probe = jnp.sin(jnp.arange(logits.size, dtype=logits.dtype)).reshape(logits.shape)
+            heads = [logits, *(auxiliary for auxiliary, _ in state.get(AUXILIARY, {}).values())]
+            return sum(jnp.mean(head * probe) for head in heads), logits
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    return gradient

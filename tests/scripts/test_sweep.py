@@ -81,9 +81,7 @@ def test_a_point_may_have_a_recipe_of_its_own():
     assert [point.config.model.name for point in points] == ["mobilenet_v2"] * 2
     assert [point.flags for point in points] == [[f"--config={recipe}", f"--config.seed={seed}"] for seed in (0, 1)]
     assert points[1].name == "seed=1"
-    with pytest.raises(
-        ValueError, match=r"no file configs/mobilenet_v3\.py; did you mean configs/mobilenet_v2"
-    ):
+    with pytest.raises(ValueError, match=r"no file configs/mobilenet_v3\.py; did you mean configs/mobilenet_v2"):
         expand(default.get_config(), [{"config": "configs/mobilenet_v3.py"}])
 
 

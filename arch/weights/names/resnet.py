@@ -11,7 +11,7 @@ _ENDS = {"stem_conv": "conv1", "stem_norm": "bn1", "classifier": "fc"}
 
 
 def torchvision(model: ResNet, layers: Sequence[str]) -> str:
-    """The module of torchvision's `resnet*` and `resnext*`, basic units or not, that holds the tensors of one of our layers."""
+    """The module of torchvision's `resnet*` and `resnext*` that holds the tensors of one of our layers."""
     del model
     if len(layers) == 1:
         return _ENDS[layers[0]]

@@ -12,7 +12,7 @@ _LAYERS |= {"shortcut_conv": "downsample.0", "shortcut_norm": "downsample.1"}
 def timm(model: SENet, layers: Sequence[str]) -> str:
     """The module of timm's `legacy_seresnet50` and deeper, `legacy_seresnext*` and `legacy_senet154`, the authors'.
 
-    `legacy_seresnet18` and `legacy_seresnet34` have these names too, but another activation.
+    `legacy_seresnet18` and `legacy_seresnet34` have these names too; for them `act_before_gate` is true.
     """
     del model
     if len(layers) > 1:

@@ -56,14 +56,12 @@ class Case:
         image_size: pixels; as few as the network takes.
         no_gradient: regular expression of a parameter's path, such as "stage1_unit1/conv1/bias" -> why its gradient is
             zero by identity.
-        rngs: names of the random streams that training draws from, beside "dropout".
     """
 
     name: str
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     image_size: int = 32
     no_gradient: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    rngs: tuple[str, ...] = ()
 
     def label(self) -> str:
         """For the test's name."""
