@@ -232,7 +232,7 @@ def one_line(result):
     ("flags", "words"),
     [
         ((), "--config is required, for example --config=configs/shufflenet_v2.py"),
-        (("--config=configs/shufflenet_v1.py",), "did you mean configs/shufflenet_v2.py"),
+        (("--config=configs/shufflenet_v9.py",), "did you mean configs/shufflenet_v"),
         (("--config=configs/shufflenet_v2.py:widht=1.5",), "unknown name 'widht' in 'widht=1.5'; did you mean 'width'"),
         (("--config=configs/shufflenet_v2.py:width=0.7",), "width=0.7"),
         ((TINY, "--confg=x"), "Unknown command line flag 'confg'. Did you mean: config"),
@@ -240,7 +240,7 @@ def one_line(result):
         ((TINY, "--config.optimizer.name=larz"), "unknown name 'larz'; did you mean 'lars'"),
         ((TINY, "--config.seed=many"), "invalid literal for int() with base 10: 'many'"),
         ((TINY, "--config.model.fields.head_features=0.5"), "head_features"),
-        ((TINY, "--config.model.name=shufflenet_v3"), "did you mean 'shufflenet_v2"),
+        ((TINY, "--config.model.name=shufflenet_v3"), "did you mean 'shufflenet_v"),
         ((TINY, "--config.model.norm.name=batchnorm"), "did you mean 'batch_norm'"),
         ((TINY, "--config.model.dtype=float16"), "unknown name 'float16'; did you mean 'bfloat16' or 'float"),
         (
