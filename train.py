@@ -162,6 +162,7 @@ class Run:
             num_classes=self.pipeline.info.num_classes,
             dtype=jnp.dtype(self.config.model.dtype),
             keep_ema=self.config.ema_decay > 0,
+            measure_noise=self.config.measure_noise,
         )
 
     def first_state(self) -> TrainState:
@@ -247,6 +248,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             f"config.global_batch_size={batch} must be a positive multiple of {devices} devices x "
             f"num_micro_batches={parts}; use {max(1, round(batch / step)) * step}"
         )
+    if config.measure_noise and devices * parts < 2:
+        raise ValueError("config.measure_noise=True needs two parts of a batch; set config.num_micro_batches=2")
     if config.eval_batch_size % devices:
         raise ValueError(
             f"config.eval_batch_size={config.eval_batch_size} must be a multiple of {devices} devices; "
@@ -357,6 +360,8 @@ class Session:
             row = {f"train/{name}": value for name, value in metrics.compute(to_host(state.metrics)).items()}
             row["train/learning_rate"] = rate = float(run.schedule(step - 1))
             row["train/noise_scale"] = run.noise_scale(rate)
+            if state.noise is not None:
+                row["train/gradient_noise_scale"] = float(to_host(state.noise).scale())
             if (speed := self.progress.end_window(step, row["train/loss"])) is not None:
                 row["train/images_per_sec"] = speed
         if evaluates:

@@ -17,6 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_batch_size = 0  # an evaluation step, over all devices; 0: global_batch_size / num_micro_batches
     config.num_micro_batches = 1  # a device's batch is split into so many, one after the other (gradient accumulation)
     config.label_smoothing = 0.0  # in [0, 1): the share of the target spread evenly over all classes
+    config.measure_noise = False  # logs the gradient noise scale, in examples; needs two devices or micro-batches
     config.ema_decay = 0.0  # of the parameters, per step; 0 keeps no average
     config.init_from = ""  # weights to start from: our .safetensors, or torchvision's or timm's .pth or .safetensors
     config.raise_on_nan = True  # a non-finite loss or gradient freezes the state on the device and ends the run

@@ -225,6 +225,7 @@ def trace(
             num_classes=num_classes,
             dtype=jnp.dtype(config.model.dtype),
             keep_ema=config.ema_decay > 0,
+            measure_noise=config.measure_noise,
         )
         return jax.vmap(step, in_axes=(None, 0), axis_name=AXIS_NAME)(state, batch)
 

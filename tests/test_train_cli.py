@@ -285,6 +285,18 @@ def test_weight_norm_starts_from_the_first_batch_of_all_devices(tmp_path, data_d
         assert not np.allclose(states["one"][name], states["plain"][name], rtol=1e-2), name
 
 
+def test_the_noise_of_the_gradient_is_logged_or_refused(tmp_path, data_dir):
+    flags = (TINY, data_dir, "--config.measure_noise", "--config.num_steps=3", "--config.model.norm.name=group_norm")
+    result = run(*flags, f"--workdir={tmp_path / 'one'}")
+    assert result.returncode == 2 and "set config.num_micro_batches=2" in one_line(result)
+    result = run(*flags, f"--workdir={tmp_path / 'two'}", "--config.num_micro_batches=2")
+    assert result.returncode == 0, result.stderr
+    row = rows(tmp_path / "two")[-1]
+    assert np.isfinite(row["train/gradient_noise_scale"])
+    # lr / (1 - m) (N / B - 1): 1,150 images in batches of 32.
+    assert row["train/noise_scale"] == pytest.approx(row["train/learning_rate"] / 0.1 * (1150 / 32 - 1))
+
+
 def test_weights_and_activations_are_normalized_in_their_own_places(tmp_path, data_dir):
     result = run(TINY, f"--workdir={tmp_path}", data_dir, "--config.model.norm.name=weight_norm")
     assert result.returncode == 2

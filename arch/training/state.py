@@ -9,6 +9,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
+from arch.optim.noise_scale import GradientNoise
 from arch.training import metrics as metrics_lib
 
 
@@ -25,6 +26,7 @@ class TrainState:
       opt_state: of the optax transformation.
       ema_params: exponential moving average of `params`; None where none is kept.
       metrics: training metrics summed since the last row of the log.
+      noise: estimates of the gradient's noise, summed likewise; None where it is not measured.
       bad_step: int32 scalar, the index of the first step whose loss or gradient was not finite; -1 while there is none.
     """
 
@@ -35,6 +37,7 @@ class TrainState:
     opt_state: optax.OptState
     ema_params: Any
     metrics: metrics_lib.Metrics
+    noise: GradientNoise | None
     bad_step: jax.Array
 
 
@@ -47,6 +50,7 @@ def create_state(
     num_classes: int,
     dtype: jnp.dtype = jnp.float32,
     keep_ema: bool = False,
+    measure_noise: bool = False,
 ) -> TrainState:
     """The state before the first step, on one device; the same for the same seed, whatever the devices.
 
@@ -54,6 +58,7 @@ def create_state(
       image_shape: (height, width, channels) of the model's input.
       dtype: of the computation; metrics are summed in it, in float32 at least.
       keep_ema: whether `ema_params` is kept, starting from the parameters.
+      measure_noise: whether `noise` is kept.
     """
 
     def init(key):
@@ -71,6 +76,7 @@ def create_state(
         opt_state=opt_state,
         ema_params=jax.tree.map(jnp.copy, params) if keep_ema else None,
         metrics=metrics_lib.zeros(metrics_lib.metrics_class(num_classes), metrics_dtype),
+        noise=GradientNoise(*jnp.zeros((2,), metrics_dtype)) if measure_noise else None,
         bad_step=jnp.full((), -1, jnp.int32),
     )
 

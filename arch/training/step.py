@@ -17,6 +17,7 @@ from jax import lax
 
 from arch import AUXILIARY, AXIS_NAME, PENALTIES
 from arch.ops.stochastic import Examples, example_keys
+from arch.optim.noise_scale import gradient_noise
 from arch.training import losses as losses_lib
 from arch.training import metrics as metrics_lib
 from arch.training.state import TrainState
@@ -39,6 +40,9 @@ def make_train_step(
     num_steps: int | None = None,
 ) -> Callable[[TrainState, Batch], TrainState]:
     """`train_step(state, batch) -> state` for one device of the axis `AXIS_NAME`.
+
+    Where the state keeps `noise`, the noise of the gradient is estimated from the gradients of the parts of the batch,
+    those of devices and micro-batches, and from their mean: nothing is computed twice, but it needs two parts.
 
     The loss is the mean cross-entropy, plus that of each auxiliary head times its weight, plus the network's penalties
     (collections AUXILIARY and PENALTIES). The metrics are of the network's own logits.
@@ -95,12 +99,15 @@ def make_train_step(
         return grads, metrics_lib.measure(metrics_cls, losses, logits, batch["label"], batch["weight"]), new_stats
 
     def local_sums(state: TrainState, batch: Batch, key: jax.Array):
-        """As `gradient_sums`, over the device's whole batch."""
+        """As `gradient_sums`, over the device's whole batch, and the sum of `_squared_norm` over its parts."""
         metrics_cls = type(state.metrics)
         size = batch["label"].shape[0]
         ids = lax.axis_index(AXIS_NAME) * size + jnp.arange(size, dtype=jnp.int32)
         if num_micro_batches == 1:
-            return gradient_sums(state.params, state.batch_stats, state.other, batch, ids, key, metrics_cls)
+            grads, metrics, stats = gradient_sums(
+                state.params, state.batch_stats, state.other, batch, ids, key, metrics_cls
+            )
+            return grads, metrics, stats, _squared_norm(state, grads, batch)
         if size % num_micro_batches:
             raise ValueError(
                 f"make_train_step: num_micro_batches={num_micro_batches} must divide the device's batch of {size}"
@@ -109,20 +116,23 @@ def make_train_step(
         def body(carry, part):
             grads, metrics, stats = carry
             more_grads, more_metrics, stats = gradient_sums(state.params, stats, state.other, *part, key, metrics_cls)
-            return (jax.tree.map(jnp.add, grads, more_grads), metrics.merge(more_metrics), stats), None
+            norm = _squared_norm(state, more_grads, part[0])
+            return (jax.tree.map(jnp.add, grads, more_grads), metrics.merge(more_metrics), stats), norm
 
         parts = jax.tree.map(lambda x: x.reshape(-1, num_micro_batches, *x.shape[1:]).swapaxes(0, 1), (batch, ids))
         start = jax.tree.map(jnp.zeros_like, (state.params, state.metrics))
-        (grads, metrics, stats), _ = lax.scan(body, (*start, state.batch_stats), parts)
-        return grads, metrics, stats
+        (grads, metrics, stats), norms = lax.scan(body, (*start, state.batch_stats), parts)
+        return grads, metrics, stats, None if norms is None else jnp.sum(norms)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        grads, metrics, stats = local_sums(state, batch, key)
+        grads, metrics, stats, norms = local_sums(state, batch, key)
         weight = jnp.sum(batch["weight"])
         # Synchronised statistics are equal already; per-replica ones are averaged, so that the state is one state.
-        grads, weight, metrics, stats, num_devices = lax.psum((grads, weight, metrics, stats, 1), AXIS_NAME)
-        grads = jax.tree.map(lambda g: g / jnp.where(weight > 0, weight, 1).astype(g.dtype), grads)
+        grads, weight, metrics, stats, norms, num_devices = lax.psum(
+            (grads, weight, metrics, stats, norms, 1), AXIS_NAME
+        )
+        grads = _mean(grads, weight)
         stats = jax.tree.map(lambda s: s / num_devices, stats)
 
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -136,7 +146,11 @@ def make_train_step(
         if ema_params is not None:
             ema_params = jax.tree.map(lambda e, p: e * ema_decay + p * (1 - ema_decay), ema_params, params)
         fresh = state.step % reset_metrics_every_steps == 0
-        kept = jax.tree.map(lambda m: jnp.where(fresh, jnp.zeros_like(m), m), state.metrics)
+        kept, noise = jax.tree.map(lambda m: jnp.where(fresh, jnp.zeros_like(m), m), (state.metrics, state.noise))
+        if noise is not None:
+            num_parts = num_micro_batches * lax.axis_size(AXIS_NAME)
+            size = lax.axis_size(AXIS_NAME) * batch["label"].shape[0]
+            measured = gradient_noise(norms / num_parts, _sum_of_squares(grads), size / num_parts, size)
         new = state.replace(
             params=params,
             batch_stats=stats,
@@ -144,16 +158,30 @@ def make_train_step(
             opt_state=opt_state,
             ema_params=ema_params,
             metrics=kept.merge(metrics),
+            noise=noise if noise is None else jax.tree.map(jnp.add, noise, measured),
         )
 
         # The norm of the updates: it is not finite where a gradient is not, nor where a finite one grew too large.
         finite = jnp.isfinite(metrics.loss.total) & jnp.isfinite(optax.tree.norm((grads, updates)))
         bad_step = jnp.where((state.bad_step < 0) & ~finite, state.step, state.bad_step)
         keep = finite & (bad_step < 0) if raise_on_nan else finite
-        new = jax.tree.map(lambda n, o: jnp.where(keep, n, o), new, state.replace(metrics=kept))
+        new = jax.tree.map(lambda n, o: jnp.where(keep, n, o), new, state.replace(metrics=kept, noise=noise))
         return new.replace(step=state.step + 1, bad_step=bad_step)
 
     return train_step
+
+
+def _squared_norm(state: TrainState, grads: Any, batch: Batch) -> jax.Array | None:
+    """|g|^2 of the mean gradient of one part of the batch, from its sum; None where no noise is measured."""
+    return None if state.noise is None else _sum_of_squares(_mean(grads, jnp.sum(batch["weight"])))
+
+
+def _mean(grads: Any, weight: jax.Array) -> Any:
+    return jax.tree.map(lambda g: g / jnp.where(weight > 0, weight, 1).astype(g.dtype), grads)
+
+
+def _sum_of_squares(tree: Any) -> jax.Array:
+    return sum(jnp.sum(lax.square(leaf)) for leaf in jax.tree.leaves(tree))
 
 
 def make_eval_step(model: nn.Module, *, preprocess: Preprocess) -> Callable[..., Any]:

@@ -71,7 +71,7 @@ def train(model, batches, devices, *, dtype=jnp.float32, tx=None, **options):
     options = {"seed": 3, "preprocess": noisy_preprocess, "reset_metrics_every_steps": 100} | options
     state = create_state(
         model, tx, seed=0, image_shape=(SIZE, SIZE, 3), num_classes=CLASSES, dtype=dtype,
-        keep_ema=options.get("ema_decay", 0) > 0,
+        keep_ema=options.get("ema_decay", 0) > 0, measure_noise=options.pop("measure_noise", False),
     )  # fmt: skip
     step = jax.pmap(make_train_step(model, tx, **options), axis_name="batch", devices=jax.local_devices()[:devices])
     replicated = jax.tree.map(lambda x: np.stack([x] * devices), jax.device_get(state))
@@ -332,6 +332,37 @@ def test_what_after_step_changes_is_in_the_state_and_in_the_next_step(x64):
 def test_a_network_with_after_step_needs_the_number_of_steps():
     with pytest.raises(ValueError, match=r"^make_train_step: num_steps must be given, for NetWithMore.after_step$"):
         make_train_step(NetWithMore(norms.create("none")), optax.sgd(0.1), seed=0, preprocess=plain_preprocess)
+
+
+@pytest.mark.parametrize(("devices", "parts"), [(4, 1), (1, 4), (2, 2)])
+def test_the_noise_of_the_gradient_is_measured_from_its_parts(x64, devices, parts):
+    """Against the definition, from the gradients of four quarters of each batch; over the steps since the last row."""
+    net, size = model("none", dtype=jnp.float64), 16
+    options = {"dtype": jnp.float64, "tx": optax.sgd(0.0), "preprocess": plain_preprocess}
+    options |= {"num_micro_batches": parts, "measure_noise": True, "reset_metrics_every_steps": 2}
+    got = train(net, [batch(step) for step in range(4)], devices, **options)
+
+    def gradient(one):
+        def loss(params):
+            logits = net.apply({"params": params}, plain_preprocess(one["image"], None), train=True)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, one["label"]).mean()
+
+        return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(got.params))])
+
+    def quarters(one):
+        """The parts: of a device's batch, micro-batch j has the examples whose position is j modulo `parts`."""
+        positions = np.arange(size).reshape(devices, -1)
+        chosen = [positions[d, j::parts] for d in range(devices) for j in range(parts)]
+        return [{key: value[rows] for key, value in one.items()} for rows in chosen]
+
+    squared_norm = trace = 0.0
+    for step in (2, 3):
+        parts_of = np.stack([gradient(quarter) for quarter in quarters(batch(step))])
+        small, large = np.square(parts_of).sum(1).mean(), np.square(parts_of.mean(0)).sum()
+        squared_norm += (16 * large - 4 * small) / 12
+        trace += (small - large) / (1 / 4 - 1 / 16)
+    assert got.noise.squared_norm == pytest.approx(squared_norm, rel=1e-6)
+    assert got.noise.trace == pytest.approx(trace, rel=1e-6)
 
 
 def test_one_compilation_serves_all_batches():
