@@ -33,6 +33,7 @@ import input_pipeline
 from arch import AXIS_NAME, models, optim
 from arch.errors import unknown_name
 from arch.norm.weight import initialize_from_batch
+from arch.ops.stochastic import example_keys
 from arch.optim.noise_scale import noise_scale
 from arch.training import metrics, workdir
 from arch.training.checkpoint import Checkpointer, to_devices, to_host
@@ -42,7 +43,6 @@ from arch.training.progress import Progress
 from arch.training.state import TrainState, create_state, with_variables
 from arch.training.step import make_eval_step, make_train_step, pmap_eval_step, pmap_train_step
 from arch.weights.convert import Loaded
-from arch.weights.load import load
 from configs import cli
 
 CONFIG = cli.define_config_flag()
@@ -179,27 +179,19 @@ class Run:
         return with_variables(state, traverse_util.unflatten_dict(traverse_util.flatten_dict(variables) | found))
 
     def _initialize_from_batch(self, state: TrainState) -> Any:
-        """The parameters as the first batch of all devices sets them."""
+        """The parameters as the first batch of all devices sets them, augmented as training is."""
+        key = jax.random.key(self.config.seed)
 
         def initialize(batch: dict[str, jax.Array]) -> Any:
-            images = self.pipeline.preprocess(train=False)(batch["image"], None)
+            size = batch["label"].shape[0]
+            ids = jax.lax.axis_index(AXIS_NAME) * size + jnp.arange(size)
+            images = self.pipeline.preprocess(train=True)(batch["image"], example_keys(key, ids))
             variables = {"params": state.params, "batch_stats": state.batch_stats, **state.other}
-            rngs = {"dropout": jax.random.key(self.config.seed)}
-            new = initialize_from_batch(self.model, variables, images, axis_name=AXIS_NAME, rngs=rngs, train=True)
-            return new["params"]
+            options = {"axis_name": AXIS_NAME, "rngs": {"dropout": key}, "train": True}
+            return initialize_from_batch(self.model, variables, images, **options)["params"]
 
         batch = next(self.pipeline.train(0))
         return jax.tree.map(jnp.asarray, to_host(jax.pmap(initialize, axis_name=AXIS_NAME)(batch)))
-
-    def read_weights(self) -> None:
-        """Those of config.init_from, once; a classifier of another number of classes is left as it is."""
-        path = self.config.init_from
-        if not path or self.weights is not None:
-            return
-        state = jax.eval_shape(self.create_state)
-        shapes = {"params": state.params, "batch_stats": state.batch_stats, **state.other}
-        self.weights = load(path, self.config.model.name, self.model, shapes, new_head=True)
-        logger.info("weights of %s; new: %s", path, ", ".join(self.weights.new) or "none")
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
         return jax_utils.prefetch_to_device(self.pipeline.train(start_step), 2, axis_name=AXIS_NAME)
@@ -248,6 +240,13 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             f"config.global_batch_size={batch} must be a positive multiple of {devices} devices x "
             f"num_micro_batches={parts}; use {max(1, round(batch / step)) * step}"
         )
+    if config.model.conv.data_dependent_init and config.model.conv.name != "weight_norm":
+        raise ValueError(
+            f"config.model.conv.data_dependent_init=True sets weight norms; config.model.conv.name="
+            f"{config.model.conv.name} must be weight_norm"
+        )
+    if config.init_from and not os.path.isfile(config.init_from):
+        raise FileNotFoundError(f"config.init_from={config.init_from} does not exist; give a .safetensors or .pth file")
     if config.measure_noise and devices * parts < 2:
         raise ValueError("config.measure_noise=True needs two parts of a batch; set config.num_micro_batches=2")
     if config.eval_batch_size % devices:
@@ -359,7 +358,8 @@ class Session:
         if logs:
             row = {f"train/{name}": value for name, value in metrics.compute(to_host(state.metrics)).items()}
             row["train/learning_rate"] = rate = float(run.schedule(step - 1))
-            row["train/noise_scale"] = run.noise_scale(rate)
+            if run.config.optimizer.name == "momentum":
+                row["train/noise_scale"] = run.noise_scale(rate)
             if state.noise is not None:
                 row["train/gradient_noise_scale"] = float(to_host(state.noise).scale())
             if (speed := self.progress.end_window(step, row["train/loss"])) is not None:

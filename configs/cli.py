@@ -104,7 +104,7 @@ def _check_config(argv: Sequence[str]) -> dict[str, tuple[list[str], Any]]:
             if ".".join(group) in OPEN_GROUPS and name not in operator.attrgetter(".".join(group))(config):
                 if not equals:
                     raise ValueError(f"--{flag}: write its value behind an equals sign, --{flag}=VALUE")
-                fields[item] = ([*group, name], _literal(text))
+                fields[item] = ([*group, name], literal(text))
             else:
                 check_field(config, flag)
     return fields
@@ -133,7 +133,7 @@ def load_recipe(argument: str) -> ml_collections.ConfigDict:
     return module.get_config(arg) if arg else module.get_config()
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
     """A Python literal, such as 8, 0.1 or (4, 8, 4), else the text itself; true and false as flags have them."""
     try:
         return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))

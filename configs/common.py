@@ -6,6 +6,7 @@ from typing import Any
 
 import ml_collections
 
+from arch.errors import unknown_name
 from configs import default
 
 CIFAR = ("cifar10", "cifar100")
@@ -81,15 +82,13 @@ def family_recipe(
       small: the fields that make the network of a name fit images of 16 to 32 pixels and two CPU cores; of its stem
         they say nothing.
       imagenet: sets what the paper trains with, on top of `set_imagenet`.
-      cifar: the same for CIFAR, on top of `set_cifar`; None where the paper has no such network.
+      cifar: the same for CIFAR, on top of `set_cifar`; None where the family has no recipe for CIFAR.
     """
     data_sets = ("imagenet", "fashion_mnist", *(CIFAR if cifar else ()))
     args = parse_arg(arg, name=names[0], smoke=False, **dict.fromkeys(data_sets, False))
     name = args["name"]
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"one of {', '.join(names)}"
-        raise ValueError(f"{owner}: unknown name {name!r}; {hint}")
+        raise unknown_name(owner, name, names)
     chosen = [data for data in data_sets if args[data]]
     if len(chosen) > 1:
         raise ValueError(f"{owner}: {' and '.join(chosen)} exclude each other; keep one")

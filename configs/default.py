@@ -65,7 +65,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.decay_min_ndim = 2
     config.optimizer.grad_clip_norm = 0.0  # largest global norm of the gradient; 0 does not clip
     config.optimizer.momentum_form = 9  # of momentum: 9 has the learning rate outside the buffer, 10 inside
-    config.optimizer.momentum_correction = True  # of form 10, where the rate changes; then it equals form 9
+    config.optimizer.momentum_correction = True  # of form 10, where a rate above 0 changes: as form 9
     config.optimizer.lars_variant = "lecture"  # lecture, slide, optax, tpu; see arch/optim/lars.py
     config.optimizer.lars_trust_coefficient = 0.001  # eta; the slide has none
     config.optimizer.rmsprop_rate = 3e-4  # of rmsprop_warmup, which begins as RMSprop and becomes momentum

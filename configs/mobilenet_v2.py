@@ -6,7 +6,7 @@
     python train.py --config=configs/mobilenet_v2.py:smoke             a few steps on synthetic images
 
 ImageNet is the recipe of torchvision's reference for this network (300 epochs of 256 images, rate 0.045 that falls by
-2% an epoch, weight decay 4e-5); top-1 71.9% published for it. Here: not yet run.
+2% an epoch, weight decay 4e-5 of all parameters); top-1 71.9% published for it. Here: not yet run.
 """
 
 import ml_collections
@@ -36,6 +36,7 @@ def _imagenet(config: ml_collections.ConfigDict) -> None:
     config.num_epochs = 300.0
     config.global_batch_size = 256
     config.optimizer.weight_decay = 4e-5
+    config.optimizer.decay_min_ndim = 0
     config.schedule.name = "step"
     config.schedule.base_learning_rate = 0.045
     config.schedule.step_epochs = tuple(float(epoch) for epoch in range(1, 300))

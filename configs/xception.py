@@ -5,9 +5,9 @@
     python train.py --config=configs/xception.py:imagenet          of the published size, ImageNet at 299 pixels
     python train.py --config=configs/xception.py:smoke             a few steps on synthetic images
 
-ImageNet is the recipe of the paper, section 4.3, where it gives one: momentum 0.9, rate 0.045 that falls by 6% every
-second epoch, weight decay 1e-5, dropout 0.5. It does not give the epochs, here 120, nor the batch, here 256. Top-1
-79.0% published. Here: not yet run.
+ImageNet is the recipe of the paper where it gives one: momentum 0.9, rate 0.045 that falls by 6% every second epoch
+(section 4.2), weight decay 1e-5, dropout 0.5 (section 4.3). It does not give the epochs, here 120, nor the batch, here
+256. Top-1 79.0% published. Here: not yet run.
 """
 
 import ml_collections

@@ -1,14 +1,14 @@
 """Fields of networks on a command line: --field=NAME=VALUE."""
 
-import ast
 from collections.abc import Iterable
 from typing import Any
 
 from arch import norm
+from configs.cli import literal
 
 
 def parse(texts: Iterable[str]) -> dict[str, Any]:
-    """The fields: a value is a Python literal or else a text, a norm is given by its name.
+    """The fields: a value is a Python literal, true or false, or else a text, a norm is given by its name.
 
     Raises:
         ValueError: one line.
@@ -22,7 +22,4 @@ def _parse(text: str) -> tuple[str, Any]:
         raise ValueError(f"--field={text} must be NAME=VALUE")
     if name == "norm":
         return name, norm.create(value)
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
+    return name, literal(value)

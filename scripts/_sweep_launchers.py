@@ -34,7 +34,7 @@ class Job:
       num_steps: of the whole run.
       identity: of its config.
       overrides: of the point.
-      results: of the sweep; None keeps none.
+      results: of the sweep; those of no file keep nothing.
     """
 
     name: str
@@ -46,22 +46,22 @@ class Job:
     results: Results = dataclasses.field(default_factory=lambda: Results(None))
 
     def is_finished(self) -> bool:
-        """Whether it is among the results, or train.py has nothing left to do; keeps the result of the latter."""
-        if self.results.has(self.name, self.identity):
-            return True
-        if not self._has_ended():
-            return False
-        self.results.add(self.name, self.identity, self.num_steps, self.overrides, self.folder)
-        return True
+        """Whether it is among the results, or train.py has nothing left to do."""
+        return self.results.has(self.identity) or self.has_ended()
 
-    def _has_ended(self) -> bool:
-        """The last row is written and so is the last checkpoint."""
+    def has_ended(self) -> bool:
+        """Whether train.py has nothing left to do: the last row is written and so is the last checkpoint."""
         rows = read_rows(self.folder / "metrics.jsonl")
         return (
             bool(rows)
             and rows[-1]["step"] == self.num_steps
             and (self.folder / "checkpoints" / str(self.num_steps)).is_dir()
         )
+
+    def keep_result(self) -> None:
+        """Adds what the run came to to the results, if it has ended."""
+        if self.has_ended():
+            self.results.add(self.name, self.identity, self.num_steps, self.overrides, self.folder)
 
     def result(self) -> str:
         """The last accuracies, for the log."""
@@ -115,11 +115,18 @@ class LocalRuns:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop(signal.SIGTERM)  # none is left unless something went wrong here
+        for run in self.running:
+            run.child.wait()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def _hand_on(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number)
+        self.stop(self.signal)
+
+    def stop(self, number: signal.Signals) -> None:
+        """Sends a signal to all runs."""
         for run in self.running:
             run.child.send_signal(number)
 
@@ -175,6 +182,8 @@ def on_cores(cores: frozenset[int]) -> Iterator[None]:
 
 def run_locally(jobs: Sequence[Job], num_parallel: int = 1) -> int:
     """Trains what is not finished, `num_parallel` at a time; returns the exit status of the sweep."""
+    for job in jobs:
+        job.keep_result()  # of what ended when nobody was there
     left = [job for job in jobs if not job.is_finished()]
     logger.info("%d points, %d of them finished already", len(jobs), len(jobs) - len(left))
     waiting = collections.deque(
@@ -182,20 +191,26 @@ def run_locally(jobs: Sequence[Job], num_parallel: int = 1) -> int:
     )
     failed, stopped, num_ended, start = [], 0, 0, time.perf_counter()
     with LocalRuns(num_parallel) as runs:
-        while runs.running or (waiting and runs.has_room() and not stopped):
+        while True:
             while waiting and runs.has_room() and not stopped:
                 place, job = waiting.popleft()
                 logger.info("%s %s", place, job.name)
                 runs.start(job, place)
+            if not runs.running:
+                break
             run, status = runs.wait()
+            if runs.signal is not None and status == -runs.signal:  # it came before the run could save anything
+                status = STOPPED[runs.signal]
             if status in STOPPED.values():
                 logger.warning("%s stopped; the same command goes on", run.place)
+                if not stopped and runs.signal is None:
+                    runs.stop(signal.SIGTERM)  # who stops one means all
                 stopped = status
                 continue
             num_ended += 1
-            run.job.is_finished()  # keeps its result
-            if status:
-                failed.append(f"{run.job.name}, exit status {status}")
+            run.job.keep_result()
+            if status or not run.job.has_ended():
+                failed.append(f"{run.job.name}, exit status {status}" + ("" if status else ", but it has not ended"))
             now = time.perf_counter()
             rest = duration((now - start) / num_ended * (len(left) - num_ended))
             outcome = f"failed with exit status {status}" if status else f"finished{run.job.result()}"

@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import json
 import logging
+import operator
 import os
 import pathlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -89,7 +90,10 @@ def expand(
     found: dict[str, tuple[dict[str, Any], ml_collections.ConfigDict]] = {}
     for all_overrides in sweep:
         overrides = {field: value for field, value in all_overrides.items() if field not in given}
-        recipe = cli.load_recipe(overrides[RECIPE]) if RECIPE in overrides else base
+        recipe = base
+        if RECIPE in overrides:
+            # train.py gets the fields of the command line beside the point's recipe.
+            recipe = override(cli.load_recipe(overrides[RECIPE]), {field: value_of(base, field) for field in given})
         config = override(recipe, {field: value for field, value in overrides.items() if field != RECIPE})
         found.setdefault(json.dumps(config.to_dict(), sort_keys=True), (overrides, config))
     if len(found) < len(sweep):
@@ -100,6 +104,11 @@ def expand(
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"sweep: two points would share the folder {doubled[0]}; make their values differ as text")
     return points
+
+
+def value_of(config: ml_collections.ConfigDict, field: str) -> Any:
+    """The value at a dotted path."""
+    return operator.attrgetter(field)(config)
 
 
 def override(base: ml_collections.ConfigDict, overrides: Mapping[str, Any]) -> ml_collections.ConfigDict:

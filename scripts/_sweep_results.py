@@ -1,5 +1,6 @@
 """What is left of the runs of a sweep when their folders are gone: one line a finished run, in one small file."""
 
+import fcntl
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -52,25 +53,29 @@ class Results:
 
     def __init__(self, path: str | None):
         self._path = pathlib.Path(path) if path else None
-        self._known = self._read()
+        self._known = self._read()  # by name
 
     def _read(self) -> dict[str, Result]:
         return {result.name: result for result in read(self._path)} if self._path else {}
 
-    def has(self, name: str, identity: str) -> bool:
-        """Whether the run is finished, with this config."""
-        return name in self._known and self._known[name].identity == identity
+    def has(self, identity: str) -> bool:
+        """Whether a run of this config is finished, under whatever name."""
+        return any(result.identity == identity for result in self._known.values())
 
     def add(self, name: str, identity: str, num_steps: int, overrides: Mapping[str, Any], folder: pathlib.Path) -> None:
         """Keeps the evaluations of a run that has finished in its folder; a run that is there already is left alone."""
-        if self._path is None or self.has(name, identity):
+        if self._path is None or self.has(identity):
             return
-        self._known = self._read()  # another sweep may write here too
         rows = read_rows(folder / "metrics.jsonl")
         evaluations = [row for row in rows if any(key.startswith(("val/", "test/")) for key in row)]
-        self._known[name] = Result(name, identity, num_steps, dict(overrides), evaluations)
-        lines = (json.dumps(result._asdict(), sort_keys=True) for result in self._known.values())
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        with open(f"{self._path}.lock", "w") as lock:  # another sweep may write here too
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._write(Result(name, identity, num_steps, dict(overrides), evaluations))
+
+    def _write(self, new: Result) -> None:
+        self._known = {**self._read(), new.name: new}
+        lines = (json.dumps(result._asdict(), sort_keys=True) for result in self._known.values())
         workdir.write_atomically(self._path, "".join(f"{line}\n" for line in lines))
 
 

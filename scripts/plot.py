@@ -112,7 +112,8 @@ def read_sweep(folder: Path) -> tuple[list[str], list[Run]]:
         results = read(folder)
         fields = [field for field in telling_fields([result.overrides for result in results]) if field != SEED]
         return fields, [
-            Run({field: result.overrides.get(field) for field in fields}, result.rows, True) for result in results
+            Run({field: result.overrides.get(field) for field in fields}, result.rows, bool(result.rows))
+            for result in results
         ]
     path = folder / "sweep.json"
     if not path.exists():

@@ -36,9 +36,11 @@ from scripts._sweep_points import Point, check, expand, load
 from scripts._sweep_results import Results, telling_fields
 
 SWEEP = flags.DEFINE_string("sweep", None, "Grid: configs/sweeps/NAME.py.", required=True)
-LAUNCHER = flags.DEFINE_string("launcher", "local", "local: one point after the other; print: only their commands.")
+LAUNCHER = flags.DEFINE_string("launcher", "local", "local: trains them here; print: only their commands.")
 RESULTS = flags.DEFINE_string("results", None, "File that keeps the evaluations of finished points.")
-PARALLEL = flags.DEFINE_integer("parallel", 1, "Points that --launcher=local trains at a time.", lower_bound=1)
+PARALLEL = flags.DEFINE_integer(
+    "parallel", 1, "Points that --launcher=local trains at a time; on a GPU they share its memory.", lower_bound=1
+)
 
 OWN_FLAGS = ("sweep", "launcher", "workdir", "parallel", "results")
 RECORD = "sweep.json"  # what the folder of a sweep holds beside its runs; read by scripts/plot.py

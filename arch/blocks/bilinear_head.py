@@ -131,9 +131,16 @@ class BilinearHead(nn.Module):
             streams = (self._reduce(x, "reduction") if self.reduction_features is not None else x,)
         self._warn_of_few_products(streams[0].shape[-1])
         if self.pooling == "low_rank":
-            layer = {"dtype": self.dtypes.head, "param_dtype": self.dtypes.param, "name": "classifier"}
             x = dropout(streams[0])
-            return LowRankBilinear(self.num_classes, rank=self.rank, reduction="mean", **layer)(x)
+            return LowRankBilinear(
+                self.num_classes,
+                rank=self.rank,
+                reduction="mean",
+                dtype=self.dtypes.head,
+                param_dtype=self.dtypes.param,
+                precision=jax.lax.Precision.HIGHEST,
+                name="classifier",
+            )(x)
 
         x = self._pool(streams, settings)
         if settings["use_signed_sqrt"]:

@@ -66,9 +66,13 @@ class DenseTransition(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [batch, height, width, channels] to [batch, height // 2, width // 2, features]."""
+        """Maps [batch, height, width, channels] to [batch, height // 2, width // 2, features].
+
+        Raises:
+            ValueError: what `halve` refuses.
+        """
         x = self.act(self.norm(name="norm")(x))
-        return halve(self.conv(features=self.features, kernel_size=(1, 1), name="conv")(x))
+        return halve(self.conv(features=self.features, kernel_size=(1, 1), name="conv")(x), "DenseTransition")
 
 
 class CondenseLayer(nn.Module):
@@ -141,6 +145,15 @@ class CondenseLinear(nn.Module):
         return out + bias.astype(out.dtype)
 
 
-def halve(x: jax.Array) -> jax.Array:
-    """The mean of each 2x2 pixels; a last odd row or column is left out."""
+def halve(x: jax.Array, owner: str) -> jax.Array:
+    """The mean of each 2x2 pixels; a last odd row or column is left out.
+
+    Raises:
+        ValueError: a map of fewer than 2x2 pixels, of which nothing would be left; it names the owner.
+    """
+    if min(x.shape[1:3]) < 2:
+        raise ValueError(
+            f"{owner}: a map of {x.shape[1]}x{x.shape[2]} pixels must have 2x2 to be halved; take larger images, "
+            "fewer stages or stem='small'"
+        )
     return avg_pool(x, (2, 2), strides=(2, 2), padding="VALID", count_padding=True)

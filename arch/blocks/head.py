@@ -83,9 +83,12 @@ def sow_auxiliary(module: nn.Module, name: str, logits: jax.Array, weight: float
 def sow_penalty(module: nn.Module, name: str, value: jax.Array) -> None:
     """Gives a scalar, its weight included, to whoever asks for the collection `PENALTIES`, as the training step does.
 
+    What initialization computes is not kept among the variables.
+
     Args:
         module: the network, in its compact `__call__`, in training.
         name: of the penalty.
         value: a scalar, what the loss of each example grows by.
     """
-    module.sow(PENALTIES, name, value, init_fn=lambda: 0.0, reduce_fn=lambda _, new: new)
+    if not module.is_initializing():
+        module.sow(PENALTIES, name, value, init_fn=lambda: 0.0, reduce_fn=lambda _, new: new)

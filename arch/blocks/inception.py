@@ -224,7 +224,7 @@ def check_size(
         )
 
 
-def check_stages(owner: str, stage_sizes: Sequence[int]) -> None:
+def check_repeats(owner: str, stage_sizes: Sequence[int]) -> None:
     """The three stages of a network of 299 pixels have a module each, or more."""
     if len(stage_sizes) != 3 or min(stage_sizes) < 1:
         raise ValueError(f"{owner}: stage_sizes={tuple(stage_sizes)} must be 3 numbers of 1 or more; change them")

@@ -122,7 +122,7 @@ class BottleneckUnit(nn.Module):
         """
         first, second = split_stride("BottleneckUnit", self.strides, self.stride_at)
         shortcut = _shortcut(self, x)
-        reduced = self.reduced_features or self.bottleneck_features
+        reduced = self.bottleneck_features if self.reduced_features is None else self.reduced_features
         x = self.conv(features=reduced, kernel_size=(1, 1), strides=(first, first), name="conv1")(x)
         x = self.act(self.norm(name="norm1")(x))
         x = (self.spatial_conv or self.conv)(
@@ -204,6 +204,28 @@ def residual_stages(
         stride *= stage_stride
         features_at[stride] = x
     return features_at
+
+
+def check_stages(owner: str, stage_sizes: Sequence[int], **fields: Sequence | None) -> None:
+    """Every stage has a unit, or more, and a value of each field; a field that is None is left out.
+
+    Raises:
+        ValueError: a stage without units; sizes or a field that are no sequence; a field of another length.
+    """
+    for name, values in {"stage_sizes": stage_sizes, **fields}.items():
+        if values is None and name != "stage_sizes":
+            continue
+        if not isinstance(values, Sequence) or isinstance(values, str):
+            raise ValueError(f"{owner}: {name}={values!r} must be a sequence, one value a stage; give a tuple")
+        if len(values) != len(stage_sizes):
+            raise ValueError(
+                f"{owner}: {name}={tuple(values)} must be one for each of stage_sizes={tuple(stage_sizes)}; change "
+                "either"
+            )
+    if min(stage_sizes, default=1) < 1:
+        raise ValueError(
+            f"{owner}: stage_sizes={tuple(stage_sizes)} must be at least 1 each; leave out stages without units"
+        )
 
 
 def _shortcut(unit: BasicUnit | BottleneckUnit, x: jax.Array) -> jax.Array | None:

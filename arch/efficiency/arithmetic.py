@@ -71,7 +71,8 @@ def is_fused(eqn: core.JaxprEqn) -> bool:
 
 def _is_elementwise(eqn: core.JaxprEqn) -> bool:
     name = eqn.primitive.name
-    if len(eqn.outvars) != 1 or name in _MOVES | _REDUCTIONS | _SCANS | _WINDOWS | _ALGEBRA | _PRODUCTS:
+    apart = _MOVES | _REDUCTIONS | _SCANS | _WINDOWS | _ALGEBRA | _PRODUCTS
+    if len(eqn.outvars) != 1 or name in apart or name.startswith("reduce_window"):
         return False
     shape = eqn.outvars[0].aval.shape
     # Axes of size 1 are repeated on the way.

@@ -137,7 +137,8 @@ def _follow(eqn: core.JaxprEqn, inputs: list[_Value], layer: Layer, done: list[O
                 return _run(inner[0], inputs, layer, done)
             ran, outputs = _opaque(inner, origins, layer, len(eqn.outvars))
             ran = [operation * _devices(eqn) for operation in ran]
-    done += ran
+    # A program apart reads its inputs from memory.
+    done += [*ran, Operation(layer, bytes=sum(value.write() for value in inputs if value.reads))]
     return [_Value(var.aval, origin) for var, origin in zip(eqn.outvars, outputs, strict=True)]
 
 

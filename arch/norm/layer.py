@@ -73,7 +73,9 @@ class LayerNorm(nn.Module):
             values = x.astype(jnp.promote_types(x.dtype, jnp.float32))
             y = standardize(values, (x.ndim - 1,), self.epsilon)
         else:
-            y = normalize_groups(x, jnp.ones(x.shape[-1:]), jnp.zeros(x.shape[-1:]), 1, self.epsilon)
+            dtype = jnp.promote_types(x.dtype, jnp.float32)
+            ones, zeros = jnp.ones(x.shape[-1:], dtype), jnp.zeros(x.shape[-1:], dtype)
+            y = normalize_groups(x, ones, zeros, 1, self.epsilon)
         return scale_and_shift(self, y, shape, x.dtype)
 
     def _check_parameters(self, shape: tuple[int, ...]) -> None:

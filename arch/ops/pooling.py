@@ -193,8 +193,7 @@ def adaptive_avg_pool(x: jax.Array, output_size: int | Sequence[int]) -> jax.Arr
     """
     check_map("adaptive_avg_pool", x)
     output_size = as_pair("adaptive_avg_pool: output_size", output_size)
-    if 0 in x.shape[1:3]:
-        raise ValueError(f"adaptive_avg_pool: x={list(x.shape)} must have a pixel; give a larger image, or pool less")
+    _check_pixels("adaptive_avg_pool", x)
     means = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     for axis, bins in zip((1, 2), output_size, strict=True):
         size = x.shape[axis]
@@ -224,7 +223,13 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
         [batch, channels], float32 or wider: not rounded back, because a classifier follows.
 
     Raises:
-        ValueError: x that is not four-dimensional and floating point.
+        ValueError: x that is not four-dimensional and floating point, or that has no pixel.
     """
     check_map("global_avg_pool", x)
+    _check_pixels("global_avg_pool", x)
     return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _check_pixels(owner: str, x: jax.Array) -> None:
+    if 0 in x.shape[1:3]:
+        raise ValueError(f"{owner}: x={list(x.shape)} must have a pixel; give a larger image, or pool less")

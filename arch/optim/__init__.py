@@ -233,6 +233,8 @@ def _check_schedule(config: Any, *, total_steps: int, steps_per_epoch: float) ->
     _require(0 <= end < math.inf, own + "end_learning_rate", end, "at least 0", "0 is usual")
     _require(config.power > 0, own + "power", config.power, "above 0", "1 is linear, 2 is usual")
     _require(config.step_factor > 0, own + "step_factor", config.step_factor, "above 0", "0.1 is usual")
+    if config.name == "slow_start":
+        _require(warmup == 0, own + "warmup_epochs", warmup, "0 with slow_start", "it starts slowly by itself")
     if config.name == "step":
         epochs = tuple(config.step_epochs)
         rising = all(before < after for before, after in itertools.pairwise((warmup, *epochs)))

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from arch.errors import unknown_name
 from arch.optim import masks
 
 FORMS = (9, 10)
@@ -30,7 +29,7 @@ def momentum_sgd(
     Form 10: v = momentum v + learning_rate (g + weight_decay w);  w = w - v. The buffer holds steps at the old rate.
     The paper's momentum correction (section 3, remark 2) multiplies it by the quotient of the new rate and the old one,
     and then both forms are one; without it the steps lag behind a rate that rises, as many implementations have it.
-    From a rate of 0 there is nothing to correct: the buffer is what it is.
+    From a rate of 0 there is nothing to correct: the buffer is empty, where that of form 9 has gathered gradients.
 
     Weight decay is coupled: part of the gradient, hence multiplied by the learning rate, and kept as it is when batch
     and rate grow (remark 1). It is added once, here, to the gradient averaged over devices; an L2 term in the loss of
@@ -53,7 +52,7 @@ def momentum_sgd(
       ValueError: another form.
     """
     if form not in FORMS:
-        raise unknown_name("momentum_sgd: form", form, map(str, FORMS))
+        raise ValueError(f"momentum_sgd: form={form} must be 9 (rate outside the buffer) or 10 (inside); choose one")
     decay = []
     if weight_decay != 0.0:
         decay = [optax.add_decayed_weights(weight_decay, mask=masks.decay_mask if decay_mask is None else decay_mask)]

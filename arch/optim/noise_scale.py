@@ -6,6 +6,7 @@ behave alike. The gradient noise scale (McCandlish et al., arXiv:1812.06162) is 
 far below it, twice the batch is worth twice the steps; far above it, it is worth nothing.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -65,16 +66,17 @@ def increase_batch(phases: Sequence[Phase], max_batch_size: int) -> list[Phase]:
     exact one differs by (N / B - 1) / (N / B).
 
     Paper: Smith et al., arXiv:1711.00489, section 3: up to about a tenth of the training split.
+    Differs from the paper: the momentum does not grow too.
 
     Args:
-      phases: with the rates falling.
+      phases: with rates above 0 that do not rise, and one momentum throughout.
       max_batch_size: the largest batch, at least the first phase's.
 
     Returns:
       As many phases; batch sizes are rounded to whole multiples of the first one's, and the rates make up for it.
 
     Raises:
-      ValueError: no phases, or a first batch that is too large.
+      ValueError: no phases, a first batch that is too large, rates that rise or reach 0.
     """
     if not phases or not 1 <= phases[0].global_batch_size <= max_batch_size:
         first = phases[0].global_batch_size if phases else None
@@ -82,6 +84,9 @@ def increase_batch(phases: Sequence[Phase], max_batch_size: int) -> list[Phase]:
             f"increase_batch: the first phase's batch of {first} must be from 1 to max_batch_size={max_batch_size}; "
             "give phases, or raise it"
         )
+    rates = [phase.learning_rate for phase in phases]
+    if min(rates) <= 0 or any(after > before for before, after in itertools.pairwise(rates)):
+        raise ValueError(f"increase_batch: learning_rate={rates} must not rise, nor reach 0; give a falling schedule")
     unit, grown = phases[0].global_batch_size, []
     for phase in phases:
         noise = phase.learning_rate / phase.global_batch_size  # what the approximate noise scale is proportional to

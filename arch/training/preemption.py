@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from types import FrameType
 
 import jax
@@ -12,11 +13,15 @@ class StopRequest:
     """Remembers that the run shall stop, so that it can save first.
 
     Install after `jax.distributed.initialize`, which takes SIGTERM for itself: on several hosts JAX spreads the notice
-    and all agree on the step. A second signal acts at once, as it would have without this.
+    and all agree on the step. A second signal acts at once, as it would have without this; within the first second it
+    is taken for the same one, which a scheduler sends to every process and a launcher hands on.
     """
+
+    SAME_SECONDS = 1.0
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._asked = 0.0  # when, by time.monotonic
         self._previous = {}
 
     def __enter__(self) -> "StopRequest":
@@ -29,8 +34,13 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _remember(self, number: int, _: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
-        self.__exit__()
+        if self.signal is not None:
+            if time.monotonic() - self._asked < self.SAME_SECONDS:
+                return
+            self.__exit__()
+            signal.raise_signal(number)
+            return
+        self.signal, self._asked = signal.Signals(number), time.monotonic()
         os.write(2, b"\nstopping as soon as the state can be saved; once more stops at once\n")
 
     def at(self, step: int) -> bool:

@@ -52,7 +52,7 @@ def check(workdir: str, config: dict[str, Any], *, only: tuple[str, ...] = ("",)
 
 
 def identity(config: dict[str, Any]) -> str:
-    """The same for configurations that may share a folder, and for no others."""
+    """The same for configurations whose runs compute the same, whatever their FREE_FIELDS."""
     here = json.loads(json.dumps(config))
     kept = {name: value for name, value in _leaves(here) if name not in FREE_FIELDS}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

@@ -156,9 +156,14 @@ def _of_other_classes(leaves: Mapping[Path, Any], found: Mapping[Path, np.ndarra
     """The leaves of classifiers whose tensors differ in the last axis, that of the classes."""
     differ, odd = set(), set()
     for path, value in found.items():
-        if path[-2] == HEAD and value.shape != leaves[path].shape:
-            (differ if value.shape[:-1] == leaves[path].shape[:-1] else odd).add(path[:-1])
-    return {path for path in leaves if path[:-1] in differ - odd}
+        if (head := _head_of(path)) and value.shape != leaves[path].shape:
+            (differ if value.shape[:-1] == leaves[path].shape[:-1] else odd).add(head)
+    return {path for path in leaves if _head_of(path) in differ - odd}
+
+
+def _head_of(path: Path) -> Path | None:
+    """The path of the classifier, without the collection, that a leaf is in."""
+    return path[1 : path.index(HEAD) + 1] if HEAD in path[1:-1] else None
 
 
 def _to_ours(value: np.ndarray, shape: Sequence[int]) -> np.ndarray:

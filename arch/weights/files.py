@@ -40,7 +40,7 @@ def write(path: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, s
     if not path.endswith(".safetensors"):
         raise ValueError(f"{path}: weights are written as .safetensors; name the file so")
     unfinished = f"{path}.tmp"
-    _safetensors(path).save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, unfinished, dict(metadata))
+    _safetensors(path).save_file({k: np.asarray(v, order="C") for k, v in tensors.items()}, unfinished, dict(metadata))
     os.replace(unfinished, path)
 
 

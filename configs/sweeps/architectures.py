@@ -4,7 +4,7 @@
         --parallel=2 --results=docs/architectures.jsonl
     python scripts/plot.py docs/architectures.jsonl
 
-Each is the small variant of its recipe, of 0.2 to 0.5 million parameters, with a stem of stride 2, trained with the
+Each is the small variant of its recipe, of 0.2 to 0.4 million parameters, with a stem of stride 2, trained with the
 same rate, decay and augmentation (`set_fashion_mnist` in configs/common.py), so that no family was tuned. Not yet run.
 """
 

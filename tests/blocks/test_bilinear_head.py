@@ -193,6 +193,12 @@ def _with_covariance(matrix):
     return np.stack([*axes.T, *-axes.T]).reshape(1, 2, len(values), len(values))
 
 
+def test_low_rank_products_keep_all_digits(x64):
+    low_rank, x = head("low_rank", rank=2), jnp.zeros((1, 2, 2, 4))
+    text = str(jax.make_jaxpr(lambda x: low_rank.init_with_output(jax.random.key(0), x, train=False)[0])(x))
+    assert text.count("dot_general") == text.count("(Precision.HIGHEST, Precision.HIGHEST)") > 0
+
+
 @pytest.mark.parametrize(
     "matrix,root,tolerance",
     [

@@ -3,12 +3,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 from flax import traverse_util
 
 from arch import norm
 from arch.blocks.inverted_residual import InvertedResidual
-from arch.blocks.residual import BasicUnit, BottleneckUnit, residual_stages, zero_pad_shortcut
+from arch.blocks.residual import BasicUnit, BottleneckUnit, check_stages, residual_stages, zero_pad_shortcut
 from arch.ops.conv import Conv
 from tests.compiling import quick_jit
 
@@ -144,3 +145,23 @@ def test_expansion_multiplies_the_input_channels_and_is_left_out_at_one():
     variables = jax.eval_shape(_inverted(features=10, strides=1, expand_ratio=1.5).init, jax.random.key(0), _x())
     shapes = {name: layer["kernel"].shape for name, layer in variables["params"].items() if "kernel" in layer}
     assert shapes == {"expand": (1, 1, 8, 12), "depthwise": (3, 3, 1, 12), "project": (1, 1, 12, 10)}
+
+
+@pytest.mark.parametrize(
+    "sizes,fields,message",
+    [
+        ((1, 0), {}, r"Net: stage_sizes=\(1, 0\) must be at least 1 each; leave out stages without units"),
+        (2, {}, "Net: stage_sizes=2 must be a sequence, one value a stage; give a tuple"),
+        ((1, 2), {"units": "ab"}, "Net: units='ab' must be a sequence, one value a stage; give a tuple"),
+        ((1, 2), {"widths": 8}, "Net: widths=8 must be a sequence, one value a stage; give a tuple"),
+        ((1, 2), {"widths": [8]}, r"Net: widths=\(8,\) must be one for each of stage_sizes=\(1, 2\); change either"),
+    ],
+)
+def test_stages_that_do_not_fit_are_refused(sizes, fields, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        check_stages("Net", sizes, **fields)
+
+
+def test_a_field_that_is_none_and_no_stages_are_fine():
+    check_stages("Net", (1, 2), widths=None)
+    check_stages("Net", (), widths=[])

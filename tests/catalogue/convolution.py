@@ -239,7 +239,10 @@ ROWS: tuple[Operator, ...] = (
         oracle="NumPy's mean in float64",
         # Of bfloat16 it makes float32.
         cases={"mean": _of_map(global_avg_pool, out_shape=lambda h, w: (CHANNELS,), linear=True, half=False)},
-        refusals=((lambda: global_avg_pool(np.zeros((5, 5, 2), np.float32)), r"x=float32\[5, 5, 2\] must be"),),
+        refusals=(
+            (lambda: global_avg_pool(np.zeros((5, 5, 2), np.float32)), r"x=float32\[5, 5, 2\] must be"),
+            (lambda: global_avg_pool(np.zeros((1, 0, 5, 2), np.float32)), r"x=\[1, 0, 5, 2\] must have a pixel"),
+        ),
     ),
     Operator(
         topic="Local response normalization",

@@ -316,6 +316,9 @@ def test_elementwise_chains_are_one_loop():
 def test_loops_and_branches_move_and_compute_as_often_as_they_run():
     x = _shape(8, 16)
     assert _moved(lambda x: lax.fori_loop(0, 5, lambda _, x: x * 2, x), x) == (5 * (2 * 128 + 2), 5 * (128 + 1))
+    # What goes into a loop is written before: sin(x) reads and writes 128.
+    looped = _moved(lambda x: lax.fori_loop(0, 5, lambda _, x: x * 2, jnp.sin(x)), x)
+    assert looped == (2 * 128 + 5 * (2 * 128 + 2), 128 + 5 * (128 + 1))
     assert _moved(lambda x: lax.cond(x[0, 0] > 0, lambda x: x * 2 + 1, lambda x: x, x), x)[1] == 2 * 128
 
 

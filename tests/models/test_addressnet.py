@@ -85,12 +85,9 @@ def test_examples_reach_norms_and_dropout():
         ({"stem": "tiny"}, "AddressNet: stem: unknown name 'tiny'; one of imagenet, small"),
         (
             {"stage_sizes": (3, 3)},
-            r"AddressNet: stage_sizes, stage_features and stage_groups must have one value a stage",
+            r"AddressNet: stage_features=\(72, 144, 288\) must be one for each of stage_sizes=\(3, 3\)",
         ),
-        (
-            {"new_ratio": 0.0},
-            r"AddressNet: stage_sizes, stage_features and stage_groups must .*new_ratio=0.0 lie in \(0, 1",
-        ),
+        ({"new_ratio": 0.0}, r"AddressNet: new_ratio=0.0 must lie in \(0, 1\]; 0.5 is the paper's"),
         ({"new_ratio": 0.25}, "AddressUnit: features=144 less new_features=36 must be in 0, ..., channels=72"),
         ({"stage_groups": (2, 4, 7)}, "Conv: feature_group_count=7 must divide in_features=144"),
         ({"dropout_rate": 2.0}, r"Dropout: rate=2.0 must lie in \[0, 1\]"),

@@ -281,6 +281,12 @@ def test_what_cannot_be_deployed_is_refused():
         deploy(model.clone(deployed=True), {})
 
 
+def test_images_that_are_too_small_are_refused():
+    model = models.create("condensenet_74")
+    with pytest.raises(ValueError, match=r"^CondenseNet: a map of 1x1 pixels must have 2x2 to be halved; take"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False))
+
+
 def test_integer_images_are_refused():
     model = models.create("condensenet_74")
     with pytest.raises(ValueError, match=r"^CondenseNet: x must be floating point, not uint8; convert"):

@@ -8,6 +8,7 @@ from flax import traverse_util
 
 from arch import models, norm
 from arch.efficiency.complexity import abstract_variables
+from arch.norm.weight import WeightNormConv
 from arch.weights.names import resnet as names
 from tests.compiling import quick_jit
 from tests.models.checks import check_parity, random_variables
@@ -86,6 +87,15 @@ def test_the_deformable_convolutions_are_the_papers():
         for stage, size in ((2, 4), (3, 6), (4, 3))
         for unit in range(1, size + 1)
     }
+
+
+def test_offsets_can_leave_zero_under_weight_normalization():
+    """Their kernels start at zero, where a direction and its length would stay."""
+    model = models.create("deform_resnet50_v2", conv=WeightNormConv)
+    params = abstract_variables(model, jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32), train=False)["params"]
+    unit = params["stage4_unit1"]
+    assert "kernel" not in unit["conv1"]
+    assert set(unit["conv2"]["offset"]) == set(unit["conv2"]["mask"]) == {"kernel", "bias"}
 
 
 @pytest.mark.parametrize(

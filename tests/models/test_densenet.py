@@ -149,6 +149,8 @@ def test_examples_reach_norms_and_dropout():
     "fields,message",
     [
         ({"stem": "tiny"}, "DenseNet: stem: unknown name 'tiny'; one of imagenet, small, stride2"),
+        ({"growth_rate": 0}, "DenseNet: growth_rate=0 must be at least 1; it is what a layer adds"),
+        ({"stage_sizes": (6, 0)}, r"DenseNet: stage_sizes=\(6, 0\) must be at least 1 each; leave out stages"),
         ({"compression_ratio": 0.0}, "DenseNet: compression_ratio=0.0 must leave 1 to 256 of 256 channels; choose one"),
         ({"compression_ratio": 1.5}, "DenseNet: compression_ratio=1.5 must leave 1 to 256 of 256 channels; choose one"),
         ({"dropout_rate": 2.0}, r"Dropout: rate=2.0 must lie in \[0, 1\]"),
@@ -159,6 +161,12 @@ def test_fields_that_do_not_fit_are_refused(fields, message):
     with pytest.raises(ValueError, match=f"^{message}") as error:
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
     assert "\n" not in str(error.value)
+
+
+def test_images_that_are_too_small_are_refused():
+    model = models.create("densenet121")
+    with pytest.raises(ValueError, match=r"^DenseTransition: a map of 1x1 pixels must have 2x2 to be halved; take"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False))
 
 
 def test_integer_images_are_refused():

@@ -163,7 +163,7 @@ def test_initial_values_are_the_authors():
         ({"stem": "tiny"}, "DRN: stem: unknown name 'tiny'; one of imagenet, small"),
         (
             {"stage_sizes": (1, 2)},
-            "DRN: every field of the stages must have one value a stage, not stage_sizes 2, s",
+            r"DRN: stage_units=\(.*\) must be one for each of stage_sizes=\(1, 2\); change either",
         ),
         ({"stage_units": ("plane",) * 8}, "DRN: stage_units: unknown name 'plane'; did you mean 'plain'"),
         ({"dropout_rate": 2.0}, r"Dropout: rate=2.0 must lie in \[0, 1\]"),

@@ -282,8 +282,8 @@ def test_examples_reach_norms_and_dropout():
             {"stem": "stride2"},
             "FractalBlock: maps of 1x1 pixels must have 2x2 to be pooled; take larger images, or few",
         ),
-        ({"drop_path_rate": 2.0}, r"FractalJoin: rate=2.0 must lie in \[0, 1\]"),
-        ({"global_drop_path_ratio": 2.0}, r"sample_columns: global_ratio=2.0 must lie in \[0, 1\]"),
+        ({"drop_path_rate": 2.0}, r"FractalNet: drop_path_rate=2.0 must lie in \[0, 1\]; it is the share of a join"),
+        ({"global_drop_path_ratio": 2.0}, r"FractalNet: global_drop_path_ratio=2.0 must lie in \[0, 1\]; it is the"),
         ({"dropout_rate": 2.0}, r"FractalNet: dropout_rate=2.0 must lie in \[0, 1\]; it is that of the last block"),
     ],
 )
@@ -292,6 +292,13 @@ def test_fields_that_do_not_fit_are_refused(fields, message):
     with pytest.raises(ValueError, match=f"^{message}") as error:
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=True))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["drop_path_rate", "global_drop_path_ratio"])
+def test_evaluation_refuses_rates_too(name):
+    model = models.create("fractalnet_20", **{name: -0.5})
+    with pytest.raises(ValueError, match=rf"^FractalNet: {name}=-0.5 must lie in \[0, 1\]"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
 
 
 def test_integer_images_are_refused():

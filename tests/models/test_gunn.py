@@ -149,7 +149,7 @@ def test_examples_reach_norms_and_dropout():
 
 def test_images_that_are_too_small_are_refused():
     model = models.create("gunn_18")
-    with pytest.raises(ValueError, match=r"^GUNN: the map before stage 4 must be at least 2x2 pixels, not 1x1; take"):
+    with pytest.raises(ValueError, match=r"^GUNN: a map of 1x1 pixels must have 2x2 to be halved; take larger images"):
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False))
 
 
@@ -158,7 +158,10 @@ def test_images_that_are_too_small_are_refused():
     [
         ({"stem": "tiny"}, "GUNN: stem: unknown name 'tiny'; one of imagenet, small"),
         ({"transition": "pool"}, "GUNN: transition: unknown name 'pool'; did you mean 'pool_first'"),
-        ({"stage_sizes": (1, 1)}, "GUNN: stage_sizes, stage_features and stage_segments must have one value a stage"),
+        (
+            {"stage_sizes": (1, 1)},
+            r"GUNN: stage_features=\(400, 800, 1600, 2000\) must be one for each of stage_sizes=",
+        ),
         ({"stage_segments": (10, 20, 40, 60)}, "GraduallyUpdated: num_segments=60 must divide channels=2000"),
         ({"dropout_rate": 2.0}, r"Dropout: rate=2.0 must lie in \[0, 1\]"),
     ],

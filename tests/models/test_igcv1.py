@@ -98,7 +98,7 @@ def test_examples_reach_norms_and_dropout():
         ({"stem": "tiny"}, "IGCV1: stem: unknown name 'tiny'; one of imagenet, small"),
         (
             {"stage_sizes": (2, 2)},
-            r"IGCV1: stage_sizes, stage_features and stage_primary_groups must have one value a ",
+            r"IGCV1: stage_features=\(200, 400, 800, 1600\) must be one for each of stage_sizes=\(2, 2\)",
         ),
         ({"stage_primary_groups": (100, 200, 400, 700)}, "IGC: num_primary_groups=700 must divide in_features=800"),
         ({"dropout_rate": 2.0}, r"Dropout: rate=2.0 must lie in \[0, 1\]"),

@@ -89,7 +89,7 @@ def test_examples_reach_norms_and_dropout():
         ({"stem": "tiny"}, "IGCV3: stem: unknown name 'tiny'; one of imagenet, small"),
         ({"width_multiplier": 0.0}, r"IGCV3: width_multiplier=0.0 must be above 0 and groups=2 at least 1; raise them"),
         ({"groups": 0}, r"IGCV3: width_multiplier=1.0 must be above 0 and groups=0 at least 1; raise them"),
-        ({"stage_sizes": (1, 2)}, "IGCV3: every field of the stages must have one value a stage, not stage_sizes 2"),
+        ({"stage_sizes": (1, 2)}, r"IGCV3: stage_features=.* must be one for each of stage_sizes=\(1, 2\)"),
         (
             {"expand_ratios": (0, 6, 6, 6, 6, 6, 6)},
             r"InterleavedInvertedResidual: groups=2 must divide the channels \(3",

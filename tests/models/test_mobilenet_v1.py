@@ -110,7 +110,7 @@ def test_examples_reach_norms_and_dropout():
     [
         ({"stem": "tiny"}, "MobileNetV1: stem: unknown name 'tiny'; one of imagenet, small"),
         ({"width_multiplier": 0.0}, r"make_divisible: value=0.0 and divisor=8 must be positive"),
-        ({"stage_sizes": (1, 2)}, "MobileNetV1: every field of the stages must have one value a stage, not stage_size"),
+        ({"stage_sizes": (1, 2)}, r"MobileNetV1: stage_features=.* must be one for each of stage_sizes=\(1, 2\)"),
         ({"dropout_rate": 2.0}, r"Dropout: rate=2.0 must lie in \[0, 1\]"),
     ],
 )

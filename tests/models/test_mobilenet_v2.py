@@ -79,7 +79,7 @@ def test_initial_values_are_torchvisions():
     [
         ({"stem": "tiny"}, "MobileNetV2: stem: unknown name 'tiny'; one of imagenet, small"),
         ({"width_multiplier": 0.0}, r"make_divisible: value=0.0 and divisor=8 must be positive"),
-        ({"stage_sizes": (1, 2)}, "MobileNetV2: every field of the stages must have one value a stage, not stage_size"),
+        ({"stage_sizes": (1, 2)}, r"MobileNetV2: stage_features=.* must be one for each of stage_sizes=\(1, 2\)"),
         ({"expand_ratios": (0, 6, 6, 6, 6, 6, 6)}, "InvertedResidual: expand_ratio=0 must leave at least one of cha"),
         ({"dropout_rate": 2.0}, r"Dropout: rate=2.0 must lie in \[0, 1\]"),
     ],

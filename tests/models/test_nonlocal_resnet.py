@@ -7,6 +7,7 @@ import pytest
 
 from arch import models
 from arch.attention.non_local import NonLocal
+from arch.efficiency.complexity import abstract_variables
 from arch.norm import bind
 from arch.norm.batch import BatchNorm
 from tests.compiling import quick_jit
@@ -90,6 +91,13 @@ def test_every_option_of_the_block_reaches_it(x64):
     logits = quick_jit(lambda variables: [net.apply(variables, x, train=False) for net in nets])(variables)
     for other in range(1, len(options)):
         assert np.abs(logits[other] - logits[0]).max() > 1e-6, options[other]
+
+
+def test_every_parameter_of_a_block_has_the_dtype_of_the_network(x64):
+    model = models.create("nonlocal_resnet50", **_BLOCK, form="concatenation", param_dtype=jnp.float64)
+    x = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+    block = abstract_variables(model, x, train=False)["params"]["stage2_unit1"]["context"]
+    assert "concat_kernel" in block and {leaf.dtype for leaf in jax.tree.leaves(block)} == {jnp.dtype("float64")}
 
 
 @pytest.mark.parametrize(

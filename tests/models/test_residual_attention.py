@@ -164,7 +164,7 @@ def test_examples_reach_norms_and_dropout():
         ({"stem": "tiny"}, "ResidualAttentionNet: stem: unknown name 'tiny'; one of imagenet, small"),
         (
             {"stage_sizes": (1, 2)},
-            "ResidualAttentionNet: every field of the stages must have one value a stage, not stag",
+            r"ResidualAttentionNet: stage_features=\(256, 512, 1024\) must be one for each of stage_sizes=",
         ),
         (
             {"groups": 2},

@@ -174,12 +174,17 @@ def test_examples_reach_norms_and_dropout():
         ({"stem": "tiny"}, "SENet: stem: unknown name 'tiny'; one of imagenet, small"),
         ({"pool": "ceiling"}, "SENet: pool: unknown name 'ceiling'; did you mean 'ceil'?"),
         ({"unit": "bottlenek"}, "SENet: unit: unknown name 'bottlenek'; did you mean 'bottleneck'?"),
-        ({"stride_at": "third"}, "BottleneckUnit: stride_at: unknown name 'third'; one of first, second"),
+        ({"stride_at": "third"}, "SENet: stride_at: unknown name 'third'; one of first, second"),
+        (
+            {"unit": "basic", "groups": 32},
+            "SENet: groups=32 must be left out with unit='basic', which has one group; take unit='bottleneck'",
+        ),
         ({"reduction": 0}, "SqueezeExcite: reduction=0 must be at least 1"),
         (
             {"stage_sizes": (3, 4)},
             "SENet: stage_features=(64, 128, 256, 512) must be one for each of stage_sizes=(3, 4)",
         ),
+        ({"reduced_ratio": 0.0}, "SENet: reduced_ratio=0.0 must leave a channel of stage_features=64; raise either"),
         ({"stem_features": ()}, "SENet: stem_features=() must have one or more"),
         ({"dropout_rate": 2.0}, "Dropout: rate=2.0 must lie in [0, 1]"),
     ],

@@ -101,7 +101,7 @@ def test_examples_reach_norms_and_dropout():
         ({"stem": "tiny"}, "ShiftNet: stem: unknown name 'tiny'; one of imagenet, small"),
         (
             {"stage_sizes": (5, 6)},
-            "ShiftNet: stage_sizes, stage_features, stage_kernel_sizes and expand_ratios must have",
+            r"ShiftNet: stage_features=\(64, 128, 256, 512\) must be one for each of stage_sizes=\(5, 6\)",
         ),
         ({"stem_features": 64}, "ShiftUnit: features=64 must exceed channels=64, which are kept"),
         ({"assignment": "paper"}, "spatial_shift: assignment: unknown name 'paper'; one of contiguous, modulo"),

@@ -114,7 +114,11 @@ def test_examples_reach_norms_and_dropout():
     "fields,message",
     [
         ({"stem": "tiny"}, "ShuffleNetV1: stem: unknown name 'tiny'; one of imagenet, small"),
-        ({"variant": "megvi"}, "ShuffleUnitV1: shuffle: unknown name 'megvi'; did you mean 'megvii'"),
+        ({"variant": "megvi"}, "ShuffleNetV1: variant: unknown name 'megvi'; did you mean 'megvii'"),
+        (
+            {"groups": 0, "stem_features": 24, "stage_features": (240, 480, 960)},
+            "ShuffleNetV1: groups=0 must be at least 1; 1 is not shuffled",
+        ),
         ({"groups": 5}, "ShuffleNetV1: width_multiplier=1.0 in groups=5 must be one of 1.0 in 1, 1.0 in 2, 0.5 in 3, "),
         (
             {"width_multiplier": 0.7},
@@ -126,7 +130,7 @@ def test_examples_reach_norms_and_dropout():
         ),
         (
             {"stage_strides": (1, 2)},
-            "ShuffleNetV1: every field of the stages must have one value a stage, not stage_si",
+            r"ShuffleNetV1: stage_strides=\(1, 2\) must be one for each of stage_sizes=\(4, 8, 4\); cha",
         ),
         ({"stage_features": (24, 48, 96)}, "ShuffleUnitV1: features=24 must exceed channels=24, which are joined; cha"),
     ],

@@ -220,15 +220,16 @@ def test_the_activation_is_the_only_one(small):
         ({"width_multiplier": 0.7}, "ShuffleNetV2: width_multiplier=0.7 must be one of 0.5, 1.0, 1.5, 2.0; or give"),
         (
             {"stage_features": (24, 49, 96)},
-            r"ShuffleNetV2: stage_features=\(24, 49, 96\) must be even, one for each of",
+            r"ShuffleNetV2: stage_features=\(24, 49, 96\) must be even; change them",
         ),
-        ({"stage_sizes": (4, 8)}, r"ShuffleNetV2: stage_features=\(116, 232, 464\) must be even, one for each of"),
+        ({"stage_sizes": (4, 8)}, r"ShuffleNetV2: stage_features=\(116, 232, 464\) must be one for each of stage_s"),
         ({"branch": "stars"}, "ShuffleUnitV2: branch: unknown name 'stars'; did you mean 'star'"),
         (
             {"stage_strides": (2, 2)},
-            r"ShuffleNetV2: stage_strides=\(2, 2\) must be 1 or 2, one for each of stage_sizes=",
+            r"ShuffleNetV2: stage_strides=\(2, 2\) must be one for each of stage_sizes=",
         ),
-        ({"stage_strides": (4, 2, 2)}, r"ShuffleNetV2: stage_strides=\(4, 2, 2\) must be 1 or 2, one for each of"),
+        ({"stage_strides": (4, 2, 2)}, r"ShuffleNetV2: stage_strides=\(4, 2, 2\) must be 1 or 2 each; change them"),
+        ({"se_reduction": 0}, "SqueezeExcite: reduction=0 must be at least 1"),
         ({"dropout_rate": 2.0}, r"Dropout: rate=2.0 must lie in \[0, 1\]"),
     ],
 )

@@ -143,8 +143,8 @@ def test_examples_reach_norms_and_dropout():
             {"units": ("3x3",) * 4},
             r"ShuffleNetV2Plus: units, 4, must be one for each unit of stage_sizes=\(4, 4, 8, 4\)",
         ),
-        ({"stage_gates": (True,)}, r"ShuffleNetV2Plus: stage_gates=\(True,\) must have one for each of stage_sizes="),
-        ({"stage_features": (36,)}, r"ShuffleNetV2Plus: stage_features=\(36,\) must have one for each of stage_sizes="),
+        ({"stage_gates": (True,)}, r"ShuffleNetV2Plus: stage_gates=\(True,\) must be one for each of stage_sizes="),
+        ({"stage_features": (36,)}, r"ShuffleNetV2Plus: stage_features=\(36,\) must be one for each of stage_sizes="),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(fields, message):

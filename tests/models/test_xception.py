@@ -126,3 +126,9 @@ def test_fields_that_do_not_fit_are_refused(fields, message):
     with pytest.raises(ValueError, match=f"^{message}") as error:
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 35, 35, 3)), train=False))
     assert "\n" not in str(error.value)
+
+
+def test_images_that_leave_no_pixel_are_refused():
+    model = models.create("xception")
+    with pytest.raises(ValueError, match=r"^global_avg_pool: x=\[1, 0, 0, 2048\] must have a pixel; give a"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)), train=False))

@@ -90,6 +90,10 @@ def test_gradient_noise_of_equal_gradients_is_none():
         (lambda: noise_scale(0.1, 1.0, 10, 2), r"noise_scale: momentum=1.0 must be in \[0, 1\)"),
         (lambda: increase_batch([], 8), "increase_batch: the first phase's batch of None must be from 1 to max_batch"),
         (lambda: increase_batch([Phase(0.0, 0.1, 16)], 8), "increase_batch: the first phase's batch of 16 must be"),
+        (
+            lambda: increase_batch([Phase(0.0, 0.1, 8), Phase(1.0, 0.2, 8)], 16),
+            r"increase_batch: learning_rate=\[0.1, 0.2\] must not rise, nor reach 0",
+        ),
         (lambda: gradient_noise(1.0, 1.0, 8, 8), "gradient_noise: small_batch_size=8 must be above 0 and below large"),
     ],
 )

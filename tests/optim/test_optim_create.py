@@ -264,6 +264,10 @@ def test_the_fields_of_rmsprop_warmup_reach_it():
             {"optimizer__name": "rmsprop_warmup", "optimizer__nesterov": True},
             "optimizer: nesterov=True must be False for",
         ),
+        (
+            {"schedule__name": "slow_start", "schedule__warmup_epochs": 1.0},
+            "schedule: warmup_epochs=1.0 must be 0 with slow_start; it starts slowly by itself",
+        ),
         ({"schedule__warmup_name": "linear"}, "schedule.warmup_name: unknown name 'linear'; one of constant, gradual"),
     ],
 )

@@ -80,7 +80,7 @@ def test_fields_reach_the_network(capsys):
         (["resnet50", "--field=stage_size=3"], "arch.models.create: fields of resnet50: unknown name 'stage_size'; "),
         (["resnet50", "--field=stem"], "--field=stem must be NAME=VALUE"),
         (["resnet50", "--field=norm=batchnorm"], "arch.norm.create: unknown name 'batchnorm'; did you mean "),
-        (["resnet50", "--field=stage_sizes=3"], "resnet50: "),
+        (["resnet50", "--field=stage_sizes=3"], "ResNet: stage_sizes=3 must be a sequence"),
         (["resnet50", "--size=0"], "argument --size: 0 must be a whole number from 1 on"),
         ([], "the following arguments are required: NAME"),
     ],

@@ -8,6 +8,7 @@ import logging
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from arch.training.logbook import read_rows
 from configs import default, shufflenet_v2
 from configs.sweeps import grid
 from scripts import plot
-from scripts._sweep_launchers import Job, print_commands, run_locally
+from scripts._sweep_launchers import Job, LocalRuns, print_commands, run_locally
 from scripts._sweep_points import check_point, expand, load
 from scripts._sweep_results import Results, read
 
@@ -81,6 +82,11 @@ def test_a_point_may_have_a_recipe_of_its_own():
     assert [point.config.model.name for point in points] == ["mobilenet_v2"] * 2
     assert [point.flags for point in points] == [[f"--config={recipe}", f"--config.seed={seed}"] for seed in (0, 1)]
     assert points[1].name == "seed=1"
+    base = default.get_config()
+    base.seed, base.num_epochs, base.model.fields = 7, 3.0, type(base)({"head_features": 64})
+    (point,) = expand(base, sweep, given={"seed", "num_epochs", "model.fields.head_features"})
+    assert (point.config.seed, point.config.num_epochs, point.config.model.fields.head_features) == (7, 3.0, 64)
+    assert (point.config.model.name, point.config.data.name) == ("mobilenet_v2", "fashion_mnist")
     with pytest.raises(ValueError, match=r"no file configs/mobilenet_v3\.py; did you mean configs/mobilenet_v2"):
         expand(default.get_config(), [{"config": "configs/mobilenet_v3.py"}])
 
@@ -211,7 +217,7 @@ def test_a_failed_run_is_reported_and_the_sweep_goes_on(tmp_path, caplog):
 
 def test_finished_runs_are_skipped_and_broken_ones_are_not(tmp_path, capsys):
     """Finished is: the last row and the last checkpoint; a kill between the two leaves one of them."""
-    again = "(folder / 'again').write_text('')"
+    again = "import shutil; shutil.rmtree(folder); finish(); (folder / 'again').write_text('')"
     jobs = [job(tmp_path / name, again) for name in ("whole", "no_row", "no_checkpoint")]
     endings = {"whole": "finish()", "no_row": "finish(row=False)", "no_checkpoint": "finish(checkpoint=False)"}
     for name, ending in endings.items():
@@ -243,6 +249,26 @@ def test_a_signal_goes_to_the_run_once_and_stops_the_sweep(tmp_path, name, statu
 def test_a_run_that_was_stopped_by_others_stops_the_sweep(tmp_path):
     assert run_locally([job(tmp_path / "a", "sys.exit(75)"), job(tmp_path / "b", "finish()")]) == 75
     assert not (tmp_path / "b").exists()
+
+
+def test_a_run_that_leaves_without_an_end_has_failed(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "sweep")
+    assert run_locally([job(tmp_path / "a", "finish(checkpoint=False)")]) == 1
+    assert "failed: a, exit status 0, but it has not ended" in caplog.text
+
+
+def test_a_signal_between_two_runs_ends_the_sweep(tmp_path, monkeypatch):
+    """It comes after the question whether one more may start, when nothing runs."""
+    asked = []
+
+    def has_room(runs):
+        asked.append(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return runs.signal is None
+
+    monkeypatch.setattr(LocalRuns, "has_room", has_room)
+    assert run_locally([job(tmp_path / "a", "finish()")]) == 75
+    assert asked and not (tmp_path / "a").exists()
 
 
 def test_two_at_a_time_each_on_its_own_cores(tmp_path):
@@ -294,6 +320,7 @@ def test_results_outlive_the_folders(tmp_path):
     for name in "xy":
         shutil.rmtree(tmp_path / name)
     assert all(with_results(name).is_finished() for name in "xy")
+    assert run_locally([with_results(name) for name in "xy"]) == 0 and not (tmp_path / "x").exists()
     assert not with_results("x", identity="b").is_finished()
     assert run_locally([with_results("x", identity="b")]) == 0
     assert [(result.name, result.identity) for result in read(file)] == [("x", "b"), ("y", "a")]

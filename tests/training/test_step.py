@@ -294,6 +294,12 @@ class NetWithMore(Net):
         return {**variables, "gates": {"gate": jnp.where(progress > 0.5, 2.0, variables["gates"]["gate"])}}
 
 
+def test_initialization_keeps_no_logits_and_no_penalty(x64):
+    net = NetWithMore(norms.create("none"), dtype=jnp.float64)
+    variables = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((2, SIZE, SIZE, 3)), train=True))
+    assert set(variables) == {"params", "gates"}
+
+
 @pytest.mark.parametrize(("devices", "parts"), [(1, 1), (2, 2)])
 def test_auxiliary_logits_and_penalties_are_in_the_loss(x64, devices, parts):
     """One step of plain descent, against the gradient of the loss as the formula has it."""

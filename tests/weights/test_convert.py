@@ -8,11 +8,14 @@ from flax import linen as nn
 from flax import traverse_util
 
 from arch import models
+from arch.efficiency.complexity import abstract_variables
 from arch.weights import files
-from arch.weights.convert import from_ours, from_torch, is_ours, to_ours, to_torch
+from arch.weights.convert import HEAD, from_ours, from_torch, is_ours, to_ours, to_torch
 from arch.weights.load import load, place
 from arch.weights.names import resnet
 from tests.compiling import quick_jit
+from tests.models.checks import image
+from tests.models.families import FAMILIES
 
 SMALL = {"stage_sizes": (1,), "stage_features": (16,), "stem_features": 8, "stem": "small", "num_classes": 5}
 
@@ -157,6 +160,40 @@ def test_files_of_our_own(network, tmp_path):
     np.testing.assert_array_equal(apply(again), apply(variables))
 
 
+def test_scalars_keep_their_shape(tmp_path):
+    """Batch renormalization counts its updates."""
+    path = str(tmp_path / "a.safetensors")
+    files.write(path, {"a": np.int32(3), "b": np.arange(6.0).reshape(2, 3).T}, {})
+    found = files.read(path)
+    assert found["a"].shape == () and found["a"] == 3
+    np.testing.assert_array_equal(found["b"], np.arange(6.0).reshape(2, 3).T)
+
+
+def test_what_depends_on_the_classes_lies_in_the_classifier():
+    """In every family, so that a new head is new in all of it."""
+    for family in FAMILIES:
+        case = family.CASES[0]
+        models_of = [models.create(case.name, **{**case.fields, "num_classes": classes}) for classes in (10, 12)]
+        variables = [abstract_variables(model, image(case.image_size), train=False) for model in models_of]
+        shapes = [traverse_util.flatten_dict(tree) for tree in variables]
+        assert shapes[0].keys() == shapes[1].keys()
+        differ = [path for path in shapes[0] if shapes[0][path].shape != shapes[1][path].shape]
+        assert differ and all(HEAD in path[1:-1] for path in differ), differ
+
+
+def test_a_new_head_of_a_condensed_network():
+    """Its classifier has a module inside."""
+    fields = {"stage_sizes": (1, 1), "growth_rates": (4, 8), "num_groups": 2, "stem": "small"}
+    old, new = (
+        abstract_variables(models.create("condensenet_74", num_classes=classes, **fields), image(8), train=False)
+        for classes in (10, 12)
+    )
+    tensors = {"/".join(path): np.zeros(leaf.shape) for path, leaf in traverse_util.flatten_dict(old).items()}
+    loaded = from_ours("x", new, tensors, new_head=True)
+    heads = ("params/classifier/bias", "params/classifier/linear/kernel")
+    assert loaded.new == ("condensation/classifier/linear/mask", *heads)
+
+
 def test_bfloat16_files(tmp_path):
     path = str(tmp_path / "a.safetensors")
     value = np.arange(6, dtype=np.float32).reshape(2, 3).T.astype(jnp.bfloat16)  # and not contiguous
@@ -175,6 +212,7 @@ def test_broken_files_are_one_line(tmp_path):
         with pytest.raises(ValueError) as caught:
             files.read(str(path))
         assert str(caught.value).startswith(f"{path}: no safetensors file, or cut short: ")
+        assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError):
         files.read(str(tmp_path / "none.safetensors"))
     with pytest.raises(ValueError, match=r"a.pth: weights are written as .safetensors; name the file so$"):

@@ -8,7 +8,7 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
 from arch.blocks.head import classifier_head
-from arch.blocks.residual import residual_stages
+from arch.blocks.residual import check_stages, residual_stages
 from arch.blocks.shift import AddressUnit
 from arch.blocks.stem import image_stem, stem_stride
 from arch.models.classification.resnet import default_strides
@@ -90,12 +90,9 @@ class AddressNet(nn.Module):
         Raises:
             ValueError: integer images; an unknown stem; stages, groups or shares that do not fit.
         """
-        lengths = [len(self.stage_sizes), len(self.stage_features), len(self.stage_groups)]
-        if len(set(lengths)) > 1 or not 0 < self.new_ratio <= 1:
-            raise ValueError(
-                "AddressNet: stage_sizes, stage_features and stage_groups must have one value a stage, not "
-                f"{lengths}, and new_ratio={self.new_ratio} lie in (0, 1]; change them"
-            )
+        check_stages("AddressNet", self.stage_sizes, stage_features=self.stage_features, stage_groups=self.stage_groups)
+        if not 0 < self.new_ratio <= 1:
+            raise ValueError(f"AddressNet: new_ratio={self.new_ratio} must lie in (0, 1]; 0.5 is the paper's")
         dtypes = resolve_dtypes("AddressNet", x, self.dtype, self.param_dtype)
         layer = {"dtype": dtypes.compute, "param_dtype": dtypes.param}
         conv = functools.partial(self.conv, use_bias=False, kernel_init=self.kernel_init, **layer)

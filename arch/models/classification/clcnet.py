@@ -9,7 +9,7 @@ from flax.typing import Dtype, Initializer
 
 from arch.blocks.head import classifier_head
 from arch.blocks.interleaved import ChannelLocalUnit
-from arch.blocks.residual import residual_stages
+from arch.blocks.residual import check_stages, residual_stages
 from arch.blocks.stem import image_stem, stem_stride
 from arch.models.classification.resnet import default_strides
 from arch.norm import bind
@@ -87,11 +87,7 @@ class ClcNet(nn.Module):
         Raises:
             ValueError: integer images; an unknown stem; stages or groups that do not fit.
         """
-        if len(self.stage_sizes) != len(self.stage_features):
-            raise ValueError(
-                f"ClcNet: stage_features={tuple(self.stage_features)} must be one for each of "
-                f"stage_sizes={tuple(self.stage_sizes)}; change either"
-            )
+        check_stages("ClcNet", self.stage_sizes, stage_features=self.stage_features)
         dtypes = resolve_dtypes("ClcNet", x, self.dtype, self.param_dtype)
         layer = {"dtype": dtypes.compute, "param_dtype": dtypes.param}
         conv = functools.partial(self.conv, use_bias=False, kernel_init=self.kernel_init, **layer)

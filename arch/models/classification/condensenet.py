@@ -12,6 +12,7 @@ from flax.typing import Dtype, Initializer
 from arch import PENALTIES
 from arch.blocks.dense import CondenseLayer, CondenseLinear, halve
 from arch.blocks.head import sow_penalty
+from arch.blocks.residual import check_stages
 from arch.blocks.stem import bare_stem, stem_stride
 from arch.norm import bind
 from arch.norm.batch import BatchNorm
@@ -112,13 +113,10 @@ class CondenseNet(nn.Module):
             width / stride, features]}, what the stem and the last layer of each block put out, not normalized.
 
         Raises:
-            ValueError: integer images; an unknown stem; blocks, groups or factors that do not fit.
+            ValueError: integer images; an unknown stem; blocks, groups or factors that do not fit; images that are too
+                small.
         """
-        if len(self.stage_sizes) != len(self.growth_rates):
-            raise ValueError(
-                f"CondenseNet: growth_rates={tuple(self.growth_rates)} must be one for each of "
-                f"stage_sizes={tuple(self.stage_sizes)}; change either"
-            )
+        check_stages("CondenseNet", self.stage_sizes, growth_rates=self.growth_rates)
         dtypes = resolve_dtypes("CondenseNet", x, self.dtype, self.param_dtype)
         layer = {"dtype": dtypes.compute, "param_dtype": dtypes.param}
         conv = functools.partial(self.conv, use_bias=False, kernel_init=self.kernel_init, **layer)
@@ -134,7 +132,7 @@ class CondenseNet(nn.Module):
         features_at = {stride: x}
         for stage, (size, growth_rate) in enumerate(zip(self.stage_sizes, self.growth_rates, strict=True), start=1):
             if stage > 1:
-                x = halve(x)
+                x = halve(x, "CondenseNet")
                 stride *= 2
             for unit in range(1, size + 1):
                 x = CondenseLayer(

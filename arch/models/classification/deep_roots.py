@@ -29,7 +29,8 @@ class NetworkInNetwork(nn.Module):
     whose `groups` may differ from stage to stage.
 
     Differs from the paper: without a norm the convolutions have biases, which is what the authors' tables count; with
-    one, every convolution but the last is followed by it, and has none.
+    one, every convolution but the last is followed by it, and has none. The reference network for CIFAR (mavenlin's, as
+    in Lasagne's cifar10_nin) has a ReLU on the scores of the classes, before their means; ours has none.
 
     Initial values: convolutions from N(0, 2 / fan-in), where the fan-in of a convolution in groups counts the channels
     of a group, section 4 of the paper; biases 0.

@@ -28,8 +28,8 @@ class DeformResNet(ResNet):
     Differs from the papers: they train these trunks in detectors and for segmentation, from weights of a ResNet.
 
     Initial values: those of `ResNet`, whose weights it takes under the same names; the layers that tell offsets and
-    factors start at zero. The papers train those with 0.1 times the learning rate of the rest: their parameters lie
-    under "offset" and "mask".
+    factors are plain convolutions, whatever `conv` makes, and start at zero. The papers train those with 0.1 times the
+    learning rate of the rest: their parameters lie under "offset" and "mask".
 
     Attributes:
         deform_stages: whose 3x3 convolutions are deformable, counted from 1.
@@ -45,8 +45,10 @@ class DeformResNet(ResNet):
     def _fields_of(self, stage: int, name: str) -> dict[str, Any]:
         fields = super()._fields_of(stage, name)
         if stage + 1 in self.deform_stages:
+            # Offsets and masks keep DeformConv's own `Conv`, for layers that must start at zero cannot be
+            # reparametrized: a kernel that is a length times a direction, as in arch.norm.weight, would stay there.
             fields["spatial_conv"] = functools.partial(
-                DeformConv, num_offset_groups=self.num_offset_groups, modulated=self.modulated, conv=self.conv
+                DeformConv, num_offset_groups=self.num_offset_groups, modulated=self.modulated
             )
         return fields
 

@@ -10,6 +10,7 @@ from flax.typing import Dtype, Initializer
 
 from arch.blocks.dense import DenseLayer, DenseTransition
 from arch.blocks.head import classifier_head
+from arch.blocks.residual import check_stages
 from arch.blocks.stem import bare_stem, image_stem, stem_stride
 from arch.norm import bind
 from arch.norm.batch import BatchNorm
@@ -85,8 +86,12 @@ class DenseNet(nn.Module):
             width / stride, features]}, what the stem and the last layer of each block put out, not normalized.
 
         Raises:
-            ValueError: integer images; an unknown stem; a compression that leaves no channel or adds some.
+            ValueError: integer images; an unknown stem; stages without layers; a growth rate below 1; a compression
+                that leaves no channel or adds some; images that are too small.
         """
+        check_stages("DenseNet", self.stage_sizes)
+        if self.growth_rate < 1:
+            raise ValueError(f"DenseNet: growth_rate={self.growth_rate} must be at least 1; it is what a layer adds")
         dtypes = resolve_dtypes("DenseNet", x, self.dtype, self.param_dtype)
         layer = {"dtype": dtypes.compute, "param_dtype": dtypes.param}
         conv = functools.partial(self.conv, use_bias=False, kernel_init=self.kernel_init, **layer)

@@ -9,7 +9,7 @@ from flax.typing import Dtype, Initializer
 
 from arch.blocks.conv_unit import ConvUnit
 from arch.blocks.head import classifier_head
-from arch.blocks.residual import BasicUnit, BottleneckUnit, residual_stages
+from arch.blocks.residual import BasicUnit, BottleneckUnit, check_stages, residual_stages
 from arch.blocks.stem import image_stem, stem_stride
 from arch.errors import unknown_name
 from arch.models.classification.resnet import EXPANSION
@@ -181,11 +181,14 @@ class DRN(nn.Module):
 
     def _check_stages(self) -> None:
         """Every stage has its size, units, features, strides and dilation."""
-        fields = ("stage_sizes", "stage_units", "stage_features", "stage_strides", "stage_dilations")
-        lengths = {name: len(getattr(self, name)) for name in fields}
-        if len(set(lengths.values())) > 1:
-            counts = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise ValueError(f"DRN: every field of the stages must have one value a stage, not {counts}")
+        check_stages(
+            "DRN",
+            self.stage_sizes,
+            stage_units=self.stage_units,
+            stage_features=self.stage_features,
+            stage_strides=self.stage_strides,
+            stage_dilations=self.stage_dilations,
+        )
         for kind in self.stage_units:
             if kind not in UNITS:
                 raise unknown_name("DRN: stage_units", kind, UNITS)

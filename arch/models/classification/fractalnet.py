@@ -18,6 +18,12 @@ from arch.ops.drop_path import sample_columns
 from arch.ops.dtypes import resolve_dtypes
 from arch.ops.stochastic import Examples
 
+_RATES = {
+    "dropout_rate": "that of the last block",
+    "drop_path_rate": "the share of a join's inputs that are dropped",
+    "global_drop_path_ratio": "the share of the examples that keep to one column",
+}
+
 
 class FractalNet(nn.Module):
     """FractalNet, sections 3 and 4 of the paper: columns of different depth, joined by means; no shortcuts.
@@ -96,10 +102,9 @@ class FractalNet(nn.Module):
             ValueError: integer images; an unknown stem or pool; columns that do not exist; an image that is too small;
                 a rate or share outside [0, 1].
         """
-        if not 0.0 <= self.dropout_rate <= 1.0:
-            raise ValueError(
-                f"FractalNet: dropout_rate={self.dropout_rate} must lie in [0, 1]; it is that of the last block"
-            )
+        for name, meaning in _RATES.items():
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"FractalNet: {name}={getattr(self, name)} must lie in [0, 1]; it is {meaning}")
         dtypes = resolve_dtypes("FractalNet", x, self.dtype, self.param_dtype)
         layer = {"dtype": dtypes.compute, "param_dtype": dtypes.param}
         conv = functools.partial(self.conv, kernel_init=self.kernel_init, **layer)

@@ -7,7 +7,9 @@ import jax
 from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
+from arch.blocks.dense import halve
 from arch.blocks.head import classifier_head
+from arch.blocks.residual import check_stages
 from arch.blocks.stem import image_stem, stem_stride
 from arch.errors import unknown_name
 from arch.norm import bind
@@ -15,7 +17,6 @@ from arch.norm.batch import BatchNorm
 from arch.ops.conv import Conv
 from arch.ops.dtypes import resolve_dtypes
 from arch.ops.gradually_updated import GraduallyUpdated
-from arch.ops.pooling import avg_pool
 from arch.ops.stochastic import Examples
 
 TRANSITIONS = ("conv_first", "pool_first")
@@ -133,10 +134,10 @@ class GUNN(nn.Module):
         stages = zip(self.stage_sizes, self.stage_features, self.stage_segments, strict=True)
         for stage, (size, features, segments) in enumerate(stages, start=1):
             if stage > 1 and self.transition == "pool_first":
-                x = _halved(x, stage)
+                x = halve(x, "GUNN")
             x = pointwise(x, features, f"stage{stage}")
             if stage > 1 and self.transition == "conv_first":
-                x = _halved(x, stage)
+                x = halve(x, "GUNN")
             for unit in range(1, size + 1):
                 x = GraduallyUpdated(
                     num_segments=segments,
@@ -166,19 +167,4 @@ class GUNN(nn.Module):
         """The transition is known, and every stage has its size, features and segments."""
         if self.transition not in TRANSITIONS:
             raise unknown_name("GUNN: transition", self.transition, TRANSITIONS)
-        lengths = [len(self.stage_sizes), len(self.stage_features), len(self.stage_segments)]
-        if len(set(lengths)) > 1:
-            raise ValueError(
-                f"GUNN: stage_sizes, stage_features and stage_segments must have one value a stage, not {lengths}; "
-                "change them"
-            )
-
-
-def _halved(x: jax.Array, stage: int) -> jax.Array:
-    """The means of 2x2 pixels each, before or in a stage."""
-    if min(x.shape[1:3]) < 2:
-        raise ValueError(
-            f"GUNN: the map before stage {stage} must be at least 2x2 pixels, not {x.shape[1]}x{x.shape[2]}; take "
-            "larger images or stem='small'"
-        )
-    return avg_pool(x, (2, 2), (2, 2), "VALID", count_padding=True)
+        check_stages("GUNN", self.stage_sizes, stage_features=self.stage_features, stage_segments=self.stage_segments)

@@ -10,7 +10,7 @@ from flax.typing import Dtype, Initializer
 
 from arch.blocks.head import classifier_head
 from arch.blocks.interleaved import IGCResidualUnit, IGCUnit
-from arch.blocks.residual import residual_stages
+from arch.blocks.residual import check_stages, residual_stages
 from arch.blocks.stem import image_stem, stem_stride
 from arch.models.classification.resnet import default_strides
 from arch.norm import bind
@@ -107,12 +107,12 @@ class IGCV1(nn.Module):
         Raises:
             ValueError: integer images; an unknown stem; stages or groups that do not fit.
         """
-        lengths = [len(self.stage_sizes), len(self.stage_features), len(self.stage_primary_groups)]
-        if len(set(lengths)) > 1:
-            raise ValueError(
-                "IGCV1: stage_sizes, stage_features and stage_primary_groups must have one value a stage, not "
-                f"{lengths}; change them"
-            )
+        check_stages(
+            "IGCV1",
+            self.stage_sizes,
+            stage_features=self.stage_features,
+            stage_primary_groups=self.stage_primary_groups,
+        )
         dtypes = resolve_dtypes("IGCV1", x, self.dtype, self.param_dtype)
         layer = {"dtype": dtypes.compute, "param_dtype": dtypes.param}
         conv = functools.partial(self.conv, use_bias=False, kernel_init=self.kernel_init, **layer)

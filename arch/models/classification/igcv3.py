@@ -9,7 +9,7 @@ from flax.typing import Dtype, Initializer
 
 from arch.blocks.head import classifier_head
 from arch.blocks.interleaved import InterleavedInvertedResidual
-from arch.blocks.residual import residual_stages
+from arch.blocks.residual import check_stages, residual_stages
 from arch.blocks.stem import image_stem, stem_stride
 from arch.norm import bind
 from arch.norm.batch import BatchNorm
@@ -153,10 +153,10 @@ class IGCV3(nn.Module):
                 f"IGCV3: width_multiplier={self.width_multiplier} must be above 0 and groups={self.groups} at least "
                 "1; raise them"
             )
-        lengths = {
-            name: len(getattr(self, name))
-            for name in ("stage_sizes", "stage_features", "stage_strides", "expand_ratios")
-        }
-        if len(set(lengths.values())) > 1:
-            counts = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise ValueError(f"IGCV3: every field of the stages must have one value a stage, not {counts}")
+        check_stages(
+            "IGCV3",
+            self.stage_sizes,
+            stage_features=self.stage_features,
+            stage_strides=self.stage_strides,
+            expand_ratios=self.expand_ratios,
+        )

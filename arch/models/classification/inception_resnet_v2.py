@@ -15,8 +15,8 @@ from arch.blocks.inception import (
     InceptionModule,
     InceptionResidualUnit,
     average_step,
+    check_repeats,
     check_size,
-    check_stages,
     factorized_stem,
     max_step,
     resolve_padding,
@@ -193,7 +193,7 @@ class InceptionResNetV2(nn.Module):
         """The padding, once all fits together."""
         owner = "InceptionResNetV2"
         padding = resolve_padding(owner, self.stem, self.padding)
-        check_stages(owner, self.stage_sizes)
+        check_repeats(owner, self.stage_sizes)
         if len(self.residual_scales) != 3:
             raise ValueError(
                 f"{owner}: residual_scales={tuple(self.residual_scales)} must be 3, one a stage; change them"

@@ -15,8 +15,8 @@ from arch.blocks.inception import (
     InceptionModule,
     Step,
     average_step,
+    check_repeats,
     check_size,
-    check_stages,
     factorized_stem,
     max_step,
     resolve_padding,
@@ -163,7 +163,7 @@ class InceptionV3(nn.Module):
                 that is not positive.
         """
         padding = resolve_padding("InceptionV3", self.stem, self.padding)
-        check_stages("InceptionV3", self.stage_sizes)
+        check_repeats("InceptionV3", self.stage_sizes)
         check_size("InceptionV3", x.shape[1:3], (*stem_windows(self.stem), (3, 2), (3, 2)), padding)
         dtypes = resolve_dtypes("InceptionV3", x, self.dtype, self.param_dtype)
         layer = {"dtype": dtypes.compute, "param_dtype": dtypes.param}

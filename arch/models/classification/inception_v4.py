@@ -13,8 +13,8 @@ from arch.blocks.inception import (
     ConvStep,
     InceptionModule,
     average_step,
+    check_repeats,
     check_size,
-    check_stages,
     max_step,
     resolve_padding,
     run_steps,
@@ -138,7 +138,7 @@ class InceptionV4(nn.Module):
                 that is not positive.
         """
         padding = resolve_padding("InceptionV4", self.stem, self.padding)
-        check_stages("InceptionV4", self.stage_sizes)
+        check_repeats("InceptionV4", self.stage_sizes)
         check_size("InceptionV4", x.shape[1:3], self._windows(), padding)
         dtypes = resolve_dtypes("InceptionV4", x, self.dtype, self.param_dtype)
         layer = {"dtype": dtypes.compute, "param_dtype": dtypes.param}

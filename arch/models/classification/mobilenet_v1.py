@@ -8,6 +8,7 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
 from arch.blocks.head import classifier_head
+from arch.blocks.residual import check_stages
 from arch.blocks.separable import SeparableUnit
 from arch.blocks.stem import image_stem, stem_stride
 from arch.norm import bind
@@ -91,7 +92,9 @@ class MobileNetV1(nn.Module):
         Raises:
             ValueError: integer images; an unknown stem; stages that do not fit; a width that is not positive.
         """
-        self._check_stages()
+        check_stages(
+            "MobileNetV1", self.stage_sizes, stage_features=self.stage_features, stage_strides=self.stage_strides
+        )
         dtypes = resolve_dtypes("MobileNetV1", x, self.dtype, self.param_dtype)
         layer = {"dtype": dtypes.compute, "param_dtype": dtypes.param}
         conv = functools.partial(self.conv, use_bias=False, kernel_init=self.kernel_init, **layer)
@@ -142,10 +145,3 @@ class MobileNetV1(nn.Module):
             kernel_init=nn.initializers.normal(0.01),
             dtypes=dtypes,
         )
-
-    def _check_stages(self) -> None:
-        """Every stage has its size, features and strides."""
-        lengths = {name: len(getattr(self, name)) for name in ("stage_sizes", "stage_features", "stage_strides")}
-        if len(set(lengths.values())) > 1:
-            counts = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise ValueError(f"MobileNetV1: every field of the stages must have one value a stage, not {counts}")

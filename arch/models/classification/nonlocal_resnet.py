@@ -7,6 +7,7 @@ from typing import Any
 from flax import linen as nn
 
 from arch.attention.non_local import NonLocal
+from arch.blocks.residual import check_stages
 from arch.models.classification.resnet import ResNet
 
 
@@ -39,17 +40,17 @@ class NonLocalResNet(ResNet):
         fields = super()._fields_of(stage, name)
         if int(name.rpartition("unit")[2]) in self.blocks_after[stage]:
             fields["context"] = functools.partial(
-                _non_local, form=self.form, subsampling=self.subsampling, use_scale=self.use_scale
+                _non_local,
+                form=self.form,
+                subsampling=self.subsampling,
+                use_scale=self.use_scale,
+                param_dtype=self.param_dtype,
             )
         return fields
 
     def _check(self) -> None:
         super()._check()
-        if len(self.blocks_after) != len(self.stage_sizes):
-            raise ValueError(
-                f"NonLocalResNet: blocks_after={tuple(self.blocks_after)} must be one for each of "
-                f"stage_sizes={tuple(self.stage_sizes)}; change either"
-            )
+        check_stages("NonLocalResNet", self.stage_sizes, blocks_after=self.blocks_after)
         for stage, (units, size) in enumerate(zip(self.blocks_after, self.stage_sizes, strict=True), start=1):
             wrong = sorted(set(units) - set(range(1, size + 1)))
             if wrong:

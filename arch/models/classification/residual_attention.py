@@ -10,7 +10,7 @@ from flax.typing import Dtype, Initializer
 from arch.attention.spatial import ResidualAttention
 from arch.blocks.head import classifier_head
 from arch.blocks.preactivation import PreactivationUnit
-from arch.blocks.residual import BottleneckUnit
+from arch.blocks.residual import BottleneckUnit, check_stages
 from arch.blocks.stem import image_stem, stem_stride
 from arch.norm import bind
 from arch.norm.batch import BatchNorm
@@ -111,7 +111,12 @@ class ResidualAttentionNet(nn.Module):
             ValueError: integer images; an unknown stem, attention or form; stages, levels, groups or units that do not
                 fit.
         """
-        self._check_stages()
+        check_stages(
+            "ResidualAttentionNet",
+            self.stage_sizes,
+            stage_features=self.stage_features,
+            stage_levels=self.stage_levels,
+        )
         dtypes = resolve_dtypes("ResidualAttentionNet", x, self.dtype, self.param_dtype)
         layer = {"dtype": dtypes.compute, "param_dtype": dtypes.param}
         conv = functools.partial(self.conv, use_bias=False, kernel_init=self.kernel_init, **layer)
@@ -203,12 +208,3 @@ class ResidualAttentionNet(nn.Module):
             act=self.act,
             name=name,
         )
-
-    def _check_stages(self) -> None:
-        """Every stage has its size, features and levels."""
-        lengths = {name: len(getattr(self, name)) for name in ("stage_sizes", "stage_features", "stage_levels")}
-        if len(set(lengths.values())) > 1:
-            counts = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise ValueError(
-                f"ResidualAttentionNet: every field of the stages must have one value a stage, not {counts}"
-            )

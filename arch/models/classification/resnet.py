@@ -12,7 +12,7 @@ from flax.core import FrozenDict, freeze
 from flax.typing import Dtype, Initializer
 
 from arch.blocks.head import classifier_head, symmetric_uniform
-from arch.blocks.residual import UNITS, residual_stages
+from arch.blocks.residual import STRIDES_AT, UNITS, check_stages, residual_stages
 from arch.blocks.stem import image_stem, stem_stride
 from arch.errors import unknown_name
 from arch.norm import bind
@@ -219,13 +219,16 @@ class ResNet(nn.Module):
     def _check(self) -> None:
         if self.unit not in UNITS:
             raise unknown_name("ResNet: unit", self.unit, UNITS)
-        for name in ("stage_features", "stage_strides", "stage_dilations", "groups"):
-            values = getattr(self, name)
-            if values is not None and not isinstance(values, int) and len(values) != len(self.stage_sizes):
-                raise ValueError(
-                    f"ResNet: {name}={tuple(values)} must be one for each of stage_sizes={tuple(self.stage_sizes)}; "
-                    "change either"
-                )
+        if self.stride_at not in STRIDES_AT:  # units that are basic would not look
+            raise unknown_name("ResNet: stride_at", self.stride_at, STRIDES_AT)
+        check_stages(
+            "ResNet",
+            self.stage_sizes,
+            stage_features=self.stage_features,
+            stage_strides=self.stage_strides,
+            stage_dilations=self.stage_dilations,
+            groups=None if isinstance(self.groups, int) else self.groups,
+        )
         if self.unit == "basic" and (self.groups, self.base_width) != (1, None):
             raise ValueError(
                 f"ResNet: groups={self.groups} and base_width={self.base_width} must be left out with unit='basic', "

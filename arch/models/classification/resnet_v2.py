@@ -10,7 +10,7 @@ from flax.typing import Dtype, Initializer
 
 from arch.blocks.head import classifier_head, symmetric_uniform
 from arch.blocks.preactivation import PreactivationUnit
-from arch.blocks.residual import UNITS, residual_stages
+from arch.blocks.residual import UNITS, check_stages, residual_stages
 from arch.blocks.stem import image_stem, stem_stride
 from arch.errors import unknown_name
 from arch.models.classification.resnet import EXPANSION, default_strides
@@ -155,13 +155,7 @@ class ResNetV2(nn.Module):
     def _check(self) -> None:
         if self.unit not in UNITS:
             raise unknown_name("ResNetV2: unit", self.unit, UNITS)
-        for name in ("stage_features", "stage_strides"):
-            values = getattr(self, name)
-            if values is not None and len(values) != len(self.stage_sizes):
-                raise ValueError(
-                    f"ResNetV2: {name}={tuple(values)} must be one for each of stage_sizes={tuple(self.stage_sizes)}; "
-                    "change either"
-                )
+        check_stages("ResNetV2", self.stage_sizes, stage_features=self.stage_features, stage_strides=self.stage_strides)
 
 
 def _unchanged(x: jax.Array) -> jax.Array:

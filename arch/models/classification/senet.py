@@ -11,7 +11,7 @@ from flax.typing import Dtype, Initializer
 
 from arch.attention.channel import SqueezeExcite
 from arch.blocks.head import classifier_head, symmetric_uniform
-from arch.blocks.residual import UNITS, residual_stages
+from arch.blocks.residual import STRIDES_AT, UNITS, check_stages, residual_stages
 from arch.blocks.stem import image_stem, stem_stride
 from arch.errors import unknown_name
 from arch.models.classification.resnet import EXPANSION, default_strides
@@ -199,13 +199,20 @@ class SENet(nn.Module):
         }
 
     def _check(self) -> None:
-        for name, choices in (("unit", UNITS), ("pool", POOLS)):
+        for name, choices in (("unit", UNITS), ("pool", POOLS), ("stride_at", STRIDES_AT)):
             if getattr(self, name) not in choices:
                 raise unknown_name(f"SENet: {name}", getattr(self, name), choices)
-        if len(self.stage_sizes) != len(self.stage_features):
+        check_stages("SENet", self.stage_sizes, stage_features=self.stage_features)
+        if self.unit == "basic" and self.groups != 1:
             raise ValueError(
-                f"SENet: stage_features={tuple(self.stage_features)} must be one for each of "
-                f"stage_sizes={tuple(self.stage_sizes)}; change either"
+                f"SENet: groups={self.groups} must be left out with unit='basic', which has one group; take "
+                "unit='bottleneck'"
+            )
+        narrowest = min(self.stage_features, default=0)
+        if self.stage_features and self.unit == "bottleneck" and round(self.reduced_ratio * narrowest) < 1:
+            raise ValueError(
+                f"SENet: reduced_ratio={self.reduced_ratio} must leave a channel of stage_features={narrowest}; raise "
+                "either"
             )
         if not self.stem_features:
             raise ValueError(

@@ -8,7 +8,7 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
 from arch.blocks.head import classifier_head
-from arch.blocks.residual import residual_stages
+from arch.blocks.residual import check_stages, residual_stages
 from arch.blocks.shift import ShiftUnit
 from arch.blocks.stem import image_stem, stem_stride
 from arch.norm import bind
@@ -92,15 +92,13 @@ class ShiftNet(nn.Module):
             ValueError: integer images; an unknown stem or assignment; stages that do not fit; fewer shifted channels
                 than taps.
         """
-        lengths = [
-            len(values)
-            for values in (self.stage_sizes, self.stage_features, self.stage_kernel_sizes, self.expand_ratios)
-        ]
-        if len(set(lengths)) > 1:
-            raise ValueError(
-                "ShiftNet: stage_sizes, stage_features, stage_kernel_sizes and expand_ratios must have one value a "
-                f"stage, not {lengths}; change them"
-            )
+        check_stages(
+            "ShiftNet",
+            self.stage_sizes,
+            stage_features=self.stage_features,
+            stage_kernel_sizes=self.stage_kernel_sizes,
+            expand_ratios=self.expand_ratios,
+        )
         dtypes = resolve_dtypes("ShiftNet", x, self.dtype, self.param_dtype)
         layer = {"dtype": dtypes.compute, "param_dtype": dtypes.param}
         conv = functools.partial(self.conv, use_bias=False, kernel_init=self.kernel_init, **layer)

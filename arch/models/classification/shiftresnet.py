@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
 from arch.blocks.head import classifier_head, symmetric_uniform
-from arch.blocks.residual import residual_stages
+from arch.blocks.residual import check_stages, residual_stages
 from arch.blocks.shift import ShiftResidualUnit
 from arch.blocks.stem import image_stem, stem_stride
 from arch.models.classification.resnet import default_strides
@@ -88,11 +88,7 @@ class ShiftResNet(nn.Module):
             ValueError: integer images; an unknown stem or assignment; stages that do not fit; fewer shifted channels
                 than the 9 taps.
         """
-        if len(self.stage_sizes) != len(self.stage_features):
-            raise ValueError(
-                f"ShiftResNet: stage_features={tuple(self.stage_features)} must be one for each of "
-                f"stage_sizes={tuple(self.stage_sizes)}; change either"
-            )
+        check_stages("ShiftResNet", self.stage_sizes, stage_features=self.stage_features)
         dtypes = resolve_dtypes("ShiftResNet", x, self.dtype, self.param_dtype)
         layer = {"dtype": dtypes.compute, "param_dtype": dtypes.param}
         conv = functools.partial(self.conv, use_bias=False, kernel_init=self.kernel_init, **layer)

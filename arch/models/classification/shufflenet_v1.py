@@ -8,8 +8,10 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
 from arch.blocks.head import classifier_head
-from arch.blocks.shuffle import ShuffleUnitV1
+from arch.blocks.residual import check_stages
+from arch.blocks.shuffle import SHUFFLES_V1, ShuffleUnitV1
 from arch.blocks.stem import image_stem, stem_stride
+from arch.errors import unknown_name
 from arch.norm import bind
 from arch.norm.batch import BatchNorm
 from arch.ops.conv import Conv
@@ -193,6 +195,10 @@ class ShuffleNetV1(nn.Module):
 
     def _resolve_stages(self) -> tuple[int, Sequence[int], Sequence[int]]:
         """Channels of the stem and of the stages, and the strides of the stages."""
+        if self.variant not in SHUFFLES_V1:
+            raise unknown_name("ShuffleNetV1: variant", self.variant, SHUFFLES_V1)
+        if self.groups < 1:
+            raise ValueError(f"ShuffleNetV1: groups={self.groups} must be at least 1; 1 is not shuffled")
         stem_features, stage_features = self.stem_features, self.stage_features
         if stem_features is None or stage_features is None:
             width = (self.groups, self.width_multiplier)
@@ -207,9 +213,5 @@ class ShuffleNetV1(nn.Module):
             if stage_features is None:
                 stage_features = [first * 2**stage for stage in range(len(self.stage_sizes))]
         strides = (2,) * len(self.stage_sizes) if self.stage_strides is None else self.stage_strides
-        lengths = {"stage_sizes": len(self.stage_sizes), "stage_features": len(stage_features)}
-        lengths |= {"stage_strides": len(strides)}
-        if len(set(lengths.values())) > 1:
-            counts = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise ValueError(f"ShuffleNetV1: every field of the stages must have one value a stage, not {counts}")
+        check_stages("ShuffleNetV1", self.stage_sizes, stage_features=stage_features, stage_strides=strides)
         return stem_features, stage_features, strides

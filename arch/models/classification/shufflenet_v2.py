@@ -9,6 +9,7 @@ from flax.typing import Dtype, Initializer
 
 from arch.attention.channel import SqueezeExcite
 from arch.blocks.head import classifier_head
+from arch.blocks.residual import check_stages
 from arch.blocks.shuffle import ShuffleUnitV2
 from arch.blocks.stem import image_stem, stem_stride
 from arch.errors import unknown_name
@@ -144,9 +145,9 @@ class ShuffleNetV2(nn.Module):
         layer = {"dtype": dtypes.compute, "param_dtype": dtypes.param}
         conv = functools.partial(self.conv, use_bias=False, kernel_init=self.kernel_init, **layer)
         norm = bind(self.norm, train=train, examples=examples, **layer)
-        gate = self.se_reduction and functools.partial(
-            SqueezeExcite, reduction=self.se_reduction, conv=conv, act=self.act
-        )
+        gate = None
+        if self.se_reduction is not None:
+            gate = functools.partial(SqueezeExcite, reduction=self.se_reduction, conv=conv, act=self.act)
 
         x = image_stem(
             x.astype(dtypes.compute),
@@ -198,11 +199,9 @@ class ShuffleNetV2(nn.Module):
     def _resolve_strides(self) -> Sequence[int]:
         """Those of the first units."""
         strides = (2,) * len(self.stage_sizes) if self.stage_strides is None else self.stage_strides
-        if len(strides) != len(self.stage_sizes) or any(stride not in (1, 2) for stride in strides):
-            raise ValueError(
-                f"ShuffleNetV2: stage_strides={tuple(strides)} must be 1 or 2, one for each of "
-                f"stage_sizes={tuple(self.stage_sizes)}; change either"
-            )
+        check_stages("ShuffleNetV2", self.stage_sizes, stage_strides=strides)
+        if any(stride not in (1, 2) for stride in strides):
+            raise ValueError(f"ShuffleNetV2: stage_strides={tuple(strides)} must be 1 or 2 each; change them")
         return strides
 
     def _shortcut_features(self, in_features: int, features: int) -> int:
@@ -224,11 +223,9 @@ class ShuffleNetV2(nn.Module):
             of_width = WIDTHS[self.width_multiplier]
             stage_features = of_width[0] if stage_features is None else stage_features
             head_features = of_width[1] if head_features is None else head_features
-        if len(stage_features) != len(self.stage_sizes) or any(features % 2 for features in stage_features):
-            raise ValueError(
-                f"ShuffleNetV2: stage_features={tuple(stage_features)} must be even, one for each of "
-                f"stage_sizes={tuple(self.stage_sizes)}; change either"
-            )
+        check_stages("ShuffleNetV2", self.stage_sizes, stage_features=stage_features)
+        if any(features % 2 for features in stage_features):
+            raise ValueError(f"ShuffleNetV2: stage_features={tuple(stage_features)} must be even; change them")
         return stage_features, head_features
 
     def _resolve_dropout_rate(self) -> float:

@@ -9,6 +9,7 @@ from flax.typing import Dtype, Initializer
 
 from arch.attention.channel import SqueezeExcite
 from arch.blocks.head import classifier_head
+from arch.blocks.residual import check_stages
 from arch.blocks.shuffle import ShuffleUnitV2
 from arch.blocks.stem import image_stem, stem_stride
 from arch.errors import unknown_name
@@ -185,12 +186,9 @@ class ShuffleNetV2Plus(nn.Module):
 
     def _check_stages(self) -> None:
         """Every stage has its fields, and every unit its kind."""
-        for name in ("stage_features", "stage_gates"):
-            if len(getattr(self, name)) != len(self.stage_sizes):
-                raise ValueError(
-                    f"ShuffleNetV2Plus: {name}={tuple(getattr(self, name))} must have one for each of "
-                    f"stage_sizes={tuple(self.stage_sizes)}; change either"
-                )
+        check_stages(
+            "ShuffleNetV2Plus", self.stage_sizes, stage_features=self.stage_features, stage_gates=self.stage_gates
+        )
         if len(self.units) != sum(self.stage_sizes):
             raise ValueError(
                 f"ShuffleNetV2Plus: units, {len(self.units)}, must be one for each unit of "

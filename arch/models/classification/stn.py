@@ -8,6 +8,7 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
 from arch.blocks.head import classifier_head
+from arch.blocks.residual import check_stages
 from arch.blocks.stem import image_stem, stem_stride
 from arch.norm import bind
 from arch.norm.batch import BatchNorm
@@ -159,11 +160,7 @@ class STNClassifier(nn.Module):
         )
 
     def _check(self) -> None:
-        if len(self.stage_sizes) != len(self.stage_features):
-            raise ValueError(
-                f"STNClassifier: stage_features={tuple(self.stage_features)} must be one for each of "
-                f"stage_sizes={tuple(self.stage_sizes)}; change either"
-            )
+        check_stages("STNClassifier", self.stage_sizes, stage_features=self.stage_features)
         wrong = sorted(set(self.transformers) - set(range(len(self.stage_sizes) + 1)))
         if wrong:
             raise ValueError(
