@@ -43,6 +43,7 @@ from arch.training.progress import Progress
 from arch.training.state import TrainState, create_state, with_variables
 from arch.training.step import make_eval_step, make_train_step, pmap_eval_step, pmap_train_step
 from arch.weights.convert import Loaded
+from arch.weights.load import load
 from configs import cli
 
 CONFIG = cli.define_config_flag()
@@ -193,6 +194,16 @@ class Run:
         batch = next(self.pipeline.train(0))
         return jax.tree.map(jnp.asarray, to_host(jax.pmap(initialize, axis_name=AXIS_NAME)(batch)))
 
+    def read_weights(self) -> None:
+        """Those of config.init_from, once; a classifier of another number of classes is left as it is."""
+        path = self.config.init_from
+        if not path or self.weights is not None:
+            return
+        state = jax.eval_shape(self.create_state)
+        shapes = {"params": state.params, "batch_stats": state.batch_stats, **state.other}
+        self.weights = load(path, self.config.model.name, self.model, shapes, new_head=True)
+        logger.info("weights of %s; new: %s", path, ", ".join(self.weights.new) or "none")
+
     def train_batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
         return jax_utils.prefetch_to_device(self.pipeline.train(start_step), 2, axis_name=AXIS_NAME)
 
@@ -245,8 +256,6 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             f"config.model.conv.data_dependent_init=True sets weight norms; config.model.conv.name="
             f"{config.model.conv.name} must be weight_norm"
         )
-    if config.init_from and not os.path.isfile(config.init_from):
-        raise FileNotFoundError(f"config.init_from={config.init_from} does not exist; give a .safetensors or .pth file")
     if config.measure_noise and devices * parts < 2:
         raise ValueError("config.measure_noise=True needs two parts of a batch; set config.num_micro_batches=2")
     if config.eval_batch_size % devices:
