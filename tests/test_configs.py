@@ -69,7 +69,10 @@ def test_a_recipe_changes_values_only(name, arg):
     assert set(paths(config)) == set(paths(default.get_config()))
 
 
-@pytest.mark.parametrize(("name", "arg"), CASES)
+@pytest.mark.parametrize(
+    ("name", "arg"),
+    [pytest.param(*case, marks=pytest.mark.slow if case[1] and case[0] in FAMILIES else ()) for case in CASES],
+)
 def test_a_recipe_builds_its_network_and_optimiser(name, arg):
     """By tracing alone: names, fields and shapes fit together."""
     config = recipe(name, arg)
