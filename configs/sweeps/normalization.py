@@ -1,7 +1,8 @@
 """Normalizations against the batch a device has: 2, 4, 8, 32 images x six normalizations x three seeds.
 
-    python scripts/sweep.py --config=configs/shufflenet_v2.py:fashion_mnist --sweep=configs/sweeps/normalization.py
-    python scripts/plot.py runs/shufflenet_v2-fashion_mnist-normalization --x=global_batch_size --by=model.norm.name
+    python scripts/sweep.py --config=configs/shufflenet_v2.py:fashion_mnist --sweep=configs/sweeps/normalization.py \\
+        --parallel=2 --results=docs/normalization.jsonl
+    python scripts/plot.py docs/normalization.jsonl --x=global_batch_size --by=model.norm.name
 
 Eight devices, an update being of 8 x 2 to 8 x 32 images, in 5 epochs; after Wu and He (arXiv:1803.08494), figure 5. It
 runs on one device, which is the same: statistics of a replica are those of a ghost batch, the running ones averaged;

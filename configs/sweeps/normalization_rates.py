@@ -1,11 +1,12 @@
 """The base learning rate of each normalization of normalization.py, at 8 x 32 images, by the validation split.
 
     python scripts/sweep.py --config=configs/shufflenet_v2.py:fashion_mnist \\
-        --sweep=configs/sweeps/normalization_rates.py
-    python scripts/plot.py runs/shufflenet_v2-fashion_mnist-normalization_rates --x=schedule.base_learning_rate \\
-        --by=model.norm.name --metric=val/accuracy
+        --sweep=configs/sweeps/normalization_rates.py --parallel=2 --results=docs/normalization_rates.jsonl
+    python scripts/plot.py docs/normalization_rates.jsonl --x=schedule.base_learning_rate --by=model.norm.name \\
+        --metric=val/accuracy
 
-The best of each goes into BASE_LEARNING_RATES there. The test split is not looked at. Not yet run.
+The best of each goes into BASE_LEARNING_RATES there. The test split is not looked at. Begun: 8 of the 30 runs
+are in docs/normalization_rates.jsonl, from which the same command goes on.
 """
 
 from configs.sweeps import grid, normalization
