@@ -44,7 +44,7 @@ from arch.training.state import TrainState, create_state, with_variables
 from arch.training.step import make_eval_step, make_train_step, pmap_eval_step, pmap_train_step
 from arch.weights.convert import Loaded
 from arch.weights.load import load
-from configs import cli
+from configs import cli, default
 
 CONFIG = cli.define_config_flag()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config>[-<args>].")
@@ -283,7 +283,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: str, stop: Sto
     with contextlib.ExitStack() as stack:
         stack.callback(run.pipeline.close)
         if main_host:
-            workdir.check(folder, config.to_dict())
+            workdir.check(folder, config.to_dict(), default.get_config().to_dict())
             stack.enter_context(workdir.claim(folder, config.to_dict()))
         from_main_host(0)  # the others come here only when the folder is ours
         checkpoints = Checkpointer(os.path.join(folder, "checkpoints"), track_best=bool(config.data.val_split))
@@ -432,7 +432,7 @@ def announce(run: Run, folder: str, start: int, state: TrainState) -> None:
 
 def evaluate_only(config: ml_collections.ConfigDict, folder: str, stop: StopRequest) -> int:
     """Prints the metrics of the best checkpoint on validation, else of the newest, as one JSON line."""
-    workdir.check(folder, config.to_dict(), only=("model.", "optimizer.", "ema_decay"))
+    workdir.check(folder, config.to_dict(), default.get_config().to_dict(), only=("model.", "optimizer.", "ema_decay"))
     run = Run(config)
     with contextlib.closing(
         Checkpointer(os.path.join(folder, "checkpoints"), track_best=True, read_only=True)

@@ -30,7 +30,7 @@ from absl import flags
 import train
 from arch.errors import unknown_name
 from arch.training import workdir
-from configs import cli
+from configs import cli, default
 from scripts._sweep_launchers import LAUNCHERS, Job
 from scripts._sweep_points import Point, check, expand, load
 from scripts._sweep_results import Results, telling_fields
@@ -61,13 +61,14 @@ def main(arguments: Sequence[str]) -> int:
     points = expand(train.CONFIG.value, load(SWEEP.value), given=given_fields(arguments))
     logger.info("checking %d points", len(points))
     shared = passed_on(arguments)
-    jobs, results = [], Results(RESULTS.value)
+    jobs, results, defaults = [], Results(RESULTS.value), default.get_config().to_dict()
     for point, num_steps in zip(points, check(points, train.check_config), strict=True):
         place = folder / point.name
         config = point.config.to_dict()
-        workdir.check(str(place), config)
+        workdir.check(str(place), config, defaults)
         command = [sys.executable, str(ROOT / "train.py"), *shared, *point.flags, f"--workdir={place}"]
-        jobs.append(Job(point.name, place, command, num_steps, workdir.identity(config), point.overrides, results))
+        identity = workdir.identity(config, defaults)
+        jobs.append(Job(point.name, place, command, num_steps, identity, point.overrides, results))
     write_record(folder, points, jobs)
     return LAUNCHERS[LAUNCHER.value](jobs, PARALLEL.value)
 

@@ -13,6 +13,7 @@ from typing import Any
 FREE_FIELDS = frozenset(
     {
         "compilation_cache_dir",
+        "data.cache_dir",
         "data.dir",
         "data.max_bad_records",
         "data.num_threads",
@@ -23,11 +24,12 @@ FREE_FIELDS = frozenset(
 )
 
 
-def check(workdir: str, config: dict[str, Any], *, only: tuple[str, ...] = ("",)) -> None:
+def check(workdir: str, config: dict[str, Any], defaults: dict[str, Any], *, only: tuple[str, ...] = ("",)) -> None:
     """Does nothing where the folder is new, or holds a run of this configuration.
 
     Args:
       config: nested dict of JSON values.
+      defaults: likewise; the values of fields that did not exist yet when the run began.
       only: prefixes of the fields that must agree, for evaluation; training compares all but FREE_FIELDS.
 
     Raises:
@@ -42,8 +44,9 @@ def check(workdir: str, config: dict[str, Any], *, only: tuple[str, ...] = ("",)
                 f"use --workdir={fresh(workdir)}"
             )
         return
-    here = json.loads(json.dumps(config))  # tuples become lists, as they are read back
-    lines = [line for line in _differences(json.loads(path.read_text()), here) if line.startswith(only)]
+    here, usual = _as_read_back(config), _as_read_back(defaults)
+    there = dict(_leaves(usual)) | dict(_leaves(json.loads(path.read_text())))
+    lines = [line for line in _differences(there, dict(_leaves(here))) if line.startswith(only)]
     if lines:
         raise ValueError(
             f"--workdir={workdir} holds a run of another config: {'; '.join(lines)}. "
@@ -51,10 +54,17 @@ def check(workdir: str, config: dict[str, Any], *, only: tuple[str, ...] = ("",)
         )
 
 
-def identity(config: dict[str, Any]) -> str:
-    """The same for configurations whose runs compute the same, whatever their FREE_FIELDS."""
-    here = json.loads(json.dumps(config))
-    kept = {name: value for name, value in _leaves(here) if name not in FREE_FIELDS}
+def identity(config: dict[str, Any], defaults: dict[str, Any]) -> str:
+    """The same for configurations whose runs compute the same, whatever their FREE_FIELDS.
+
+    It is made of what differs from the defaults, so that a field added later, at its default, does not change it.
+    """
+    here, usual = dict(_leaves(_as_read_back(config))), dict(_leaves(_as_read_back(defaults)))
+    kept = {
+        name: value
+        for name, value in here.items()
+        if name not in FREE_FIELDS and not (name in usual and usual[name] == value)
+    }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -102,12 +112,16 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    there, here = dict(_leaves(there)), dict(_leaves(here))
     lines = []
     for name in sorted(there.keys() | here.keys()):
         if name not in FREE_FIELDS and there.get(name) != here.get(name):
             lines.append(f"{name} is {json.dumps(there.get(name))} there and {json.dumps(here.get(name))} here")
     return lines
+
+
+def _as_read_back(config: dict[str, Any]) -> dict[str, Any]:
+    """Tuples become lists."""
+    return json.loads(json.dumps(config))
 
 
 def _leaves(tree: dict[str, Any], prefix: str = ""):
