@@ -52,6 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.eval_crop_ratio = 0.875  # the shorter side is resized to image_size / this, then the centre cropped
     config.data.in_memory = "auto"  # auto, yes, no: decode once, keep all examples, augment on the device
     config.data.memory_limit_bytes = 2 * 1024**3  # in_memory=auto keeps data sets up to this size
+    config.data.cache_dir = "~/.cache/arch/data"  # keeps what was decoded into memory for the next run; "" keeps none
     config.data.num_workers = 0  # decoding processes a host; 0 decodes in threads (enough on few cores)
     config.data.num_threads = 16  # decoding threads a process
     config.data.max_bad_records = 0  # that cannot be decoded; one more, on a host since its start, stops the run

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from input_pipeline import cache
 from input_pipeline.bad_records import BadRecords
 from input_pipeline.decode import BadRecord, crop_and_resize, open_image, to_array
 from input_pipeline.geometry import Box, center_box
@@ -18,6 +19,7 @@ from input_pipeline.sources import Source
 logger = logging.getLogger(__name__)
 
 _CHUNK = 256  # examples a thread takes at a time
+WORTH_KEEPING = 2.0  # seconds; what is decoded faster is not written to the cache
 
 
 class MemoryReader:
@@ -57,8 +59,10 @@ class MemoryReader:
         """Nothing to end."""
 
 
-def load(source: Source, augmentation: Augmentation, own_size: bool, num_threads: int, bad: BadRecords) -> MemoryReader:
-    """Decodes all of a split.
+def load(
+    source: Source, augmentation: Augmentation, own_size: bool, num_threads: int, bad: BadRecords, cache_dir: str = ""
+) -> MemoryReader:
+    """Decodes all of a split, or takes it from the cache.
 
     Args:
       source: the split.
@@ -66,6 +70,7 @@ def load(source: Source, augmentation: Augmentation, own_size: bool, num_threads
       own_size: keep the images' own size, which they must share; else resize and crop the centre as evaluation does.
       num_threads: that decode.
       bad: told about the records that cannot be decoded.
+      cache_dir: where decoded splits are kept, see cache.py; "" keeps none, and one with bad records is not kept.
 
     Raises:
       ValueError: more bad records than allowed.
@@ -73,8 +78,15 @@ def load(source: Source, augmentation: Augmentation, own_size: bool, num_threads
     image_size = augmentation.image_size
     shape = source.fixed_shape(None) if own_size else (image_size, image_size)
     count = len(source)
+    weights = np.ones(count, np.float32)
+    decoding = {"shape": shape, "num_channels": augmentation.num_channels}
+    if not own_size:
+        decoding["eval_crop_ratio"] = augmentation.eval_crop_ratio
+    kept = cache.path_of(cache_dir, source, decoding)
+    if kept is not None and (arrays := cache.read(kept)) is not None:
+        return MemoryReader(*arrays, weights)
     images = np.zeros((count, *shape, augmentation.num_channels), np.uint8)
-    labels, weights = np.zeros(count, np.int32), np.ones(count, np.float32)
+    labels = np.zeros(count, np.int32)
 
     def decode(index: int) -> str | None:
         """Why the record is bad, or None."""
@@ -100,5 +112,8 @@ def load(source: Source, augmentation: Augmentation, own_size: bool, num_threads
         for index, reason in enumerate(reasons):
             if reason is not None:
                 bad.add(source.describe(index), reason)
-    logger.info("input_pipeline: decoded %d images into memory in %.1f s", count, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    logger.info("input_pipeline: decoded %d images into memory in %.1f s", count, seconds)
+    if kept is not None and seconds >= WORTH_KEEPING and weights.all():
+        cache.write(kept, images, labels)
     return MemoryReader(images, labels, weights)

@@ -237,7 +237,9 @@ def _open_readers(
         # A random crop is taken from the image itself; every other crop starts from the centred square.
         own_size = augmentation.crop == "random_resized"
         return {
-            key: in_memory.load(source, augmentation, key == "train" and own_size, data.num_threads, bad)
+            key: in_memory.load(
+                source, augmentation, key == "train" and own_size, data.num_threads, bad, data.cache_dir
+            )
             for key, source in splits.items()
         }
     from input_pipeline.streamed import StreamReader  # Grain is slow to import

@@ -17,7 +17,14 @@ def data_config(tmp_path):
     def make(**fields):
         data = default.get_config().data.copy_and_resolve_references()
         data.unlock()
-        small = {"dir": str(tmp_path), "image_size": 16, "num_channels": 1, "mean": (0.5,), "std": (0.25,)}
+        small = {
+            "dir": str(tmp_path),
+            "cache_dir": "",
+            "image_size": 16,
+            "num_channels": 1,
+            "mean": (0.5,),
+            "std": (0.25,),
+        }
         for name, value in {**small, "eval_crop_ratio": 1.0, **fields}.items():
             assert name in data, name
             data[name] = value

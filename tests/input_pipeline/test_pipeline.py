@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import input_pipeline
+from input_pipeline import in_memory
 from input_pipeline.decode import open_image, to_array
 from input_pipeline.sources import open_source
 
@@ -200,10 +201,46 @@ def test_importing_loads_no_data_library():
 
 
 def test_synthetic_images_need_no_files(data_config):
-    for in_memory in ("yes", "no"):
-        fields = {"name": "synthetic", "dir": "/nowhere", "image_size": 32, "in_memory": in_memory}
+    for kept in ("yes", "no"):
+        fields = {"name": "synthetic", "dir": "/nowhere", "image_size": 32, "in_memory": kept}
         with create(data_config(**fields)) as pipeline:
             assert (pipeline.info.num_train, pipeline.info.num_test, pipeline.info.num_classes) == (512, 128, 10)
             assert next(pipeline.train(0))["image"].shape == (1, 32, 32, 32, 1)
             labels = joined(list(pipeline.evaluation("test")), "label")
         np.testing.assert_array_equal(labels, np.arange(128) % 10)
+
+
+def test_a_second_run_takes_what_the_first_decoded(digits_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(in_memory, "WORTH_KEEPING", 0.0)
+    fields = {"cache_dir": str(tmp_path / "cache")}
+    batches = next(create(digits_config(**fields)).evaluation("test"))
+    files = sorted((tmp_path / "cache").iterdir())
+    assert len(files) == 2, "one of each split"
+    monkeypatch.setattr(in_memory, "open_image", None)  # nothing is decoded any more
+    again = next(create(digits_config(**fields)).evaluation("test"))
+    jax.tree.map(np.testing.assert_array_equal, batches, again)
+    monkeypatch.undo()
+    monkeypatch.setattr(in_memory, "WORTH_KEEPING", 0.0)
+    for change in ({"test_split": "test[:50%]"}, {"num_channels": 3, "mean": (0.5,) * 3, "std": (0.5,) * 3}):
+        create(digits_config(**fields, **change))
+    assert len(list((tmp_path / "cache").iterdir())) == 5, "another slice, and both splits in colour"
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda file: file[:-100], lambda file: b"", lambda file: file.replace(b"\0", b"\1", 9)]
+)
+def test_a_damaged_cache_is_decoded_anew(digits_config, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(in_memory, "WORTH_KEEPING", 0.0)
+    fields = {"cache_dir": str(tmp_path / "cache")}
+    expected = next(create(digits_config(**fields)).evaluation("test"))
+    for file in (tmp_path / "cache").iterdir():
+        file.write_bytes(damage(file.read_bytes()))
+    found = next(create(digits_config(**fields)).evaluation("test"))
+    jax.tree.map(np.testing.assert_array_equal, expected, found)
+
+
+def test_where_the_cache_cannot_be_written_the_log_says_so(digits_config, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(in_memory, "WORTH_KEEPING", 0.0)
+    (tmp_path / "file").write_text("")
+    create(digits_config(cache_dir=str(tmp_path / "file")))
+    assert "data.cache_dir" in caplog.text and "not written" in caplog.text
