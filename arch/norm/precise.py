@@ -129,6 +129,35 @@ def merge(statistics: Iterable[Statistics]) -> Statistics:
     return total
 
 
+def combine(statistics: Statistics) -> Statistics:
+    """As `merge`, of the statistics of several batches on a first axis, as `jax.lax.map` gives them."""
+    return {path: _combine(parts) for path, parts in statistics.items()}
+
+
+def average_over_devices(statistics: Statistics, axis_name: str) -> Statistics:
+    """Means and variances of the devices' own batches, averaged, as Akiba et al. evaluate.
+
+    The variance of all batches as one is larger by that of the devices' means; for it, give `batch_statistics` the
+    axis name instead.
+
+    Paper: Akiba, Suzuki, Fukuda, Extremely Large Minibatch SGD (arXiv:1711.04325), section 2.3.
+
+    Args:
+        statistics: of this device's batch; a device that counted nothing weighs nothing.
+        axis_name: the mapped axis.
+    """
+
+    def average(one: InputStatistics) -> InputStatistics:
+        shift, offset, var, count = one.moments
+        total = jax.lax.psum(count, axis_name)
+        share = (count / jnp.where(total > 0, total, 1))[..., None]
+        return InputStatistics(
+            Moments(*jax.lax.psum((share * shift, share * offset, share * var), axis_name), total), one.epsilon
+        )
+
+    return {path: average(one) for path, one in statistics.items()}
+
+
 def with_statistics(variables: Mapping[str, Any], statistics: Statistics) -> dict[str, Any]:
     """The variables with these running statistics, also where all have a leading axis of devices.
 
@@ -157,13 +186,19 @@ def _moves(module: nn.Module) -> bool:
 
 def _merge(first: InputStatistics, second: InputStatistics) -> InputStatistics:
     """Of the values of both; moments [..., channels], counts [...]."""
-    a, b = first.moments, second.moments
-    count = a.count + b.count
-    share = (b.count / jnp.where(count > 0, count, 1))[..., None]
-    # The shifts differ little, so that their difference is exact.
-    apart = (b.shift - a.shift) + (b.offset - a.offset)
-    var = (1 - share) * a.var + share * b.var + share * (1 - share) * jnp.square(apart)
-    return InputStatistics(Moments(a.shift, a.offset + share * apart, var, count), first.epsilon)
+    return _combine(jax.tree.map(lambda *leaves: jnp.stack(leaves), first, second))
+
+
+def _combine(parts: InputStatistics) -> InputStatistics:
+    """Of the values of all parts; moments [parts, ..., channels], counts [parts, ...]."""
+    shift, offset, var, count = parts.moments
+    total = jnp.sum(count, 0)
+    share = (count / jnp.where(total > 0, total, 1))[..., None]
+    # The shifts differ little, so that their differences are exact.
+    apart = (shift - shift[0]) + offset
+    mean = jnp.sum(share * apart, 0)
+    var = jnp.sum(share * (var + jnp.square(apart - mean)), 0)
+    return InputStatistics(Moments(shift[0], mean, var, total), parts.epsilon[0])
 
 
 @jax.jit

@@ -24,6 +24,23 @@ from arch.training.state import TrainState
 
 Batch = dict[str, jax.Array]  # image [batch, H, W, C], label int [batch], weight [batch]: 0 leaves an example out
 Preprocess = Callable[[jax.Array, jax.Array | None], jax.Array]  # (images, one key an example or None) -> float images
+Keys = tuple[jax.Array, jax.Array]  # of augmentation, of dropout
+
+
+def keys_of_step(seed: int, step: jax.typing.ArrayLike) -> Keys:
+    """From which, with the position of an example in the global batch, all randomness of a step derives."""
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
+    return augment_key, dropout_key
+
+
+def positions(size: int) -> jax.Array:
+    """int32 [size]: where the examples of this device stand in the global batch."""
+    return lax.axis_index(AXIS_NAME) * size + jnp.arange(size, dtype=jnp.int32)
+
+
+def split_parts(tree: Any, num_parts: int) -> Any:
+    """[batch, ...] to [num_parts, batch / num_parts, ...]: part j holds positions j modulo num_parts."""
+    return jax.tree.map(lambda x: x.reshape(-1, num_parts, *x.shape[1:]).swapaxes(0, 1), tree)
 
 
 def make_train_step(
@@ -69,9 +86,9 @@ def make_train_step(
     if num_micro_batches < 1:
         raise ValueError(f"make_train_step: num_micro_batches={num_micro_batches} must be at least 1")
 
-    def gradient_sums(params, batch_stats, other, batch: Batch, ids: jax.Array, key: jax.Array, metrics_cls):
+    def gradient_sums(params, batch_stats, other, batch: Batch, ids: jax.Array, keys: Keys, metrics_cls):
         """Sums over the examples of one micro-batch: (gradients, metrics), and the new running statistics."""
-        augment_key, dropout_key = jax.random.split(key)
+        augment_key, dropout_key = keys
         images = preprocess(batch["image"], example_keys(augment_key, ids))
 
         def loss_sum(params):
@@ -98,14 +115,14 @@ def make_train_step(
         grads, (losses, logits, new_stats) = jax.grad(loss_sum, has_aux=True)(params)
         return grads, metrics_lib.measure(metrics_cls, losses, logits, batch["label"], batch["weight"]), new_stats
 
-    def local_sums(state: TrainState, batch: Batch, key: jax.Array):
+    def local_sums(state: TrainState, batch: Batch, keys: Keys):
         """As `gradient_sums`, over the device's whole batch, and the sum of `_squared_norm` over its parts."""
         metrics_cls = type(state.metrics)
         size = batch["label"].shape[0]
-        ids = lax.axis_index(AXIS_NAME) * size + jnp.arange(size, dtype=jnp.int32)
+        ids = positions(size)
         if num_micro_batches == 1:
             grads, metrics, stats = gradient_sums(
-                state.params, state.batch_stats, state.other, batch, ids, key, metrics_cls
+                state.params, state.batch_stats, state.other, batch, ids, keys, metrics_cls
             )
             return grads, metrics, stats, _squared_norm(state, grads, batch)
         if size % num_micro_batches:
@@ -115,18 +132,17 @@ def make_train_step(
 
         def body(carry, part):
             grads, metrics, stats = carry
-            more_grads, more_metrics, stats = gradient_sums(state.params, stats, state.other, *part, key, metrics_cls)
+            more_grads, more_metrics, stats = gradient_sums(state.params, stats, state.other, *part, keys, metrics_cls)
             norm = _squared_norm(state, more_grads, part[0])
             return (jax.tree.map(jnp.add, grads, more_grads), metrics.merge(more_metrics), stats), norm
 
-        parts = jax.tree.map(lambda x: x.reshape(-1, num_micro_batches, *x.shape[1:]).swapaxes(0, 1), (batch, ids))
+        parts = split_parts((batch, ids), num_micro_batches)
         start = jax.tree.map(jnp.zeros_like, (state.params, state.metrics))
         (grads, metrics, stats), norms = lax.scan(body, (*start, state.batch_stats), parts)
         return grads, metrics, stats, None if norms is None else jnp.sum(norms)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        grads, metrics, stats, norms = local_sums(state, batch, key)
+        grads, metrics, stats, norms = local_sums(state, batch, keys_of_step(seed, state.step))
         weight = jnp.sum(batch["weight"])
         # Synchronised statistics are equal already; per-replica ones are averaged, so that the state is one state.
         grads, weight, metrics, stats, norms, num_devices = lax.psum(
