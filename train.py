@@ -6,12 +6,13 @@ became non-finite, 2 for a command or config that cannot be run, 75 after SIGTER
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from arch.training.host import prepare_host
@@ -41,6 +42,7 @@ from arch.training.logbook import Logbook
 from arch.training.preemption import StopRequest
 from arch.training.progress import Progress
 from arch.training.state import TrainState, create_state, with_variables
+from arch.training.statistics import EVAL_STATISTICS, Remeasure
 from arch.training.step import make_eval_step, make_train_step, pmap_eval_step, pmap_train_step
 from arch.weights.convert import Loaded
 from arch.weights.load import load
@@ -126,32 +128,50 @@ class Run:
             process_count=jax.process_count(),
         )
         info = self.pipeline.info
-        self.steps_per_epoch = info.num_train / config.global_batch_size
-        self.num_steps = config.num_steps or max(1, round(config.num_epochs * self.steps_per_epoch))
-        self.model = models.from_config(config.model, info.num_classes)
-        self.tx, self.schedule = optim.create(
-            config.optimizer,
+        self.plan = optim.plan_batches(
             config.schedule,
-            total_steps=self.num_steps,
-            steps_per_epoch=self.steps_per_epoch,
+            num_examples=info.num_train,
             global_batch_size=config.global_batch_size,
+            num_epochs=config.num_epochs,
+            num_steps=config.num_steps,
         )
-        self.train_step = pmap_train_step(
-            make_train_step(
-                self.model,
-                self.tx,
-                seed=config.seed,
-                preprocess=self.pipeline.preprocess(train=True),
-                label_smoothing=config.label_smoothing,
-                num_micro_batches=config.num_micro_batches,
-                ema_decay=config.ema_decay,
-                raise_on_nan=config.raise_on_nan,
-                reset_metrics_every_steps=config.log_every_steps,
-                num_steps=self.num_steps,
-            )
-        )
+        self.model = models.from_config(config.model, info.num_classes)
+        self.tx, self.schedule = optim.create(config.optimizer, config.schedule, self.plan)
+        self.train_step = functools.cache(self._train_step)
         self.weights: Loaded | None = None
+        self.remeasure: Remeasure | None = None
+        if config.eval_statistics != "running":
+            self.remeasure = self._remeasure()
         self.eval_step = pmap_eval_step(make_eval_step(self.model, preprocess=self.pipeline.preprocess(train=False)))
+
+    def _train_step(self, global_batch_size: int) -> Callable[[TrainState, dict[str, jax.Array]], TrainState]:
+        """The step for batches of this size: larger ones have more micro-batches, of the same size."""
+        config = self.config
+        step = make_train_step(
+            self.model,
+            self.tx,
+            seed=config.seed,
+            preprocess=self.pipeline.preprocess(train=True),
+            label_smoothing=config.label_smoothing,
+            num_micro_batches=config.num_micro_batches * (global_batch_size // config.global_batch_size),
+            ema_decay=config.ema_decay,
+            raise_on_nan=config.raise_on_nan,
+            reset_metrics_every_steps=config.log_every_steps,
+            num_steps=self.plan.num_steps,
+        )
+        return pmap_train_step(step)
+
+    def _remeasure(self) -> Remeasure:
+        """Of config.eval_statistics."""
+        name = self.config.eval_statistics
+        if not jax.eval_shape(self.create_state).batch_stats:
+            raise ValueError(
+                f"config.eval_statistics={name} needs running statistics, and config.model.norm.name="
+                f"{self.config.model.norm.name} has none; set config.eval_statistics=running"
+            )
+        part_size = self.config.global_batch_size // (jax.device_count() * self.config.num_micro_batches)
+        preprocess = self.pipeline.preprocess(train=True)
+        return Remeasure(self.model, name, part_size=part_size, seed=self.config.seed, preprocess=preprocess)
 
     def create_state(self) -> TrainState:
         """The state before the first step, on one device."""
@@ -205,12 +225,12 @@ class Run:
         logger.info("weights of %s; new: %s", path, ", ".join(self.weights.new) or "none")
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
-        return jax_utils.prefetch_to_device(self.pipeline.train(start_step), 2, axis_name=AXIS_NAME)
+        return jax_utils.prefetch_to_device(self.pipeline.train(start_step, self.plan.stages), 2, axis_name=AXIS_NAME)
 
-    def noise_scale(self, learning_rate: float) -> float:
-        """Of the schedule, see arch/optim/noise_scale.py."""
-        config, num_examples = self.config, self.pipeline.info.num_train
-        return noise_scale(learning_rate, config.optimizer.momentum, num_examples, config.global_batch_size)
+    def noise_scale(self, step: int) -> float:
+        """Of the schedule at the update with this index, see arch/optim/noise_scale.py."""
+        batch_size, rate = self.plan.stage(step).global_batch_size, float(self.schedule(step))
+        return noise_scale(rate, self.config.optimizer.momentum, self.plan.num_examples, batch_size)
 
     def check_finite(self, state: TrainState) -> None:
         """Waits for the devices; raises FloatingPointError where they have frozen the state."""
@@ -218,10 +238,26 @@ class Run:
         if bad_step >= 0 and self.config.raise_on_nan:
             raise FloatingPointError(f"the loss or its gradient was not finite at step {bad_step}")
 
-    def evaluate(self, state: TrainState, stop: StopRequest) -> dict[str, float] | None:
-        """Metrics of both splits, of the parameters and of their average; None where a stop was asked for."""
-        values = {}
+    def evaluated(self, step: int, state: TrainState) -> dict[str, dict[str, Any]]:
+        """The variables that are evaluated after `step` updates, by the prefix of their metrics."""
         versions = {"": state.params} | ({} if state.ema_params is None else {"ema_": state.ema_params})
+        rest = {"batch_stats": state.batch_stats, **state.other}
+        found = {prefix: {"params": params, **rest} for prefix, params in versions.items()}
+        if self.remeasure is None:
+            return found
+        count = self.config.precise_batches if self.config.eval_statistics == "precise" else 1
+        first, last = max(step - count, 0), max(step, 1)
+        for prefix, variables in found.items():
+            batches = zip(range(first, last), self.pipeline.train(first, self.plan.stages), strict=False)
+            found[prefix] = self.remeasure(variables, batches)
+        return found
+
+    def evaluate(self, step: int, state: TrainState, stop: StopRequest) -> dict[str, float] | None:
+        """Metrics of both splits after `step` updates, of the parameters and of their average.
+
+        None where a stop was asked for.
+        """
+        values, versions = {}, self.evaluated(step, state)
         for split in ("val", "test"):
             if not self.config.data[f"{split}_split"]:
                 continue
@@ -230,8 +266,7 @@ class Run:
             for batch in jax_utils.prefetch_to_device(batches, 2, axis_name=AXIS_NAME):
                 if stop.signal is not None:
                     return None
-                for prefix, params in versions.items():
-                    variables = {"params": params, "batch_stats": state.batch_stats, **state.other}
+                for prefix, variables in versions.items():
                     sums[prefix] = self.eval_step(variables, batch, sums[prefix])
             for prefix in versions:
                 numbers = metrics.compute(to_host(sums[prefix]))
@@ -258,6 +293,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         )
     if config.measure_noise and devices * parts < 2:
         raise ValueError("config.measure_noise=True needs two parts of a batch; set config.num_micro_batches=2")
+    if config.eval_statistics not in EVAL_STATISTICS:
+        raise unknown_name("config.eval_statistics", config.eval_statistics, EVAL_STATISTICS)
     if config.eval_batch_size % devices:
         raise ValueError(
             f"config.eval_batch_size={config.eval_batch_size} must be a multiple of {devices} devices; "
@@ -267,7 +304,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         if not low <= config[name] < high:
             raise ValueError(f"config.{name}={config[name]} must be at least {low} and below {high}")
     smallest = {"log_every_steps": 1, "eval_every_epochs": 0, "checkpoint_every_steps": 0, "profile_steps": 0}
-    for name, low in (smallest | {"num_steps": 0, "eval_batch_size": 0, "seed": 0}).items():
+    for name, low in (smallest | {"num_steps": 0, "eval_batch_size": 0, "precise_batches": 1, "seed": 0}).items():
         if config[name] < low:
             raise ValueError(f"config.{name}={config[name]} must be at least {low}")
     if config.num_steps < 1 and not config.num_epochs > 0:
@@ -293,16 +330,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: str, stop: Sto
         stack.callback(logbook.close)
         announce(run, folder, start, state)
         reported = start if from_main_host(logbook.has(start)) else start - 1
-        if start == reported == run.num_steps:
+        if start == reported == run.plan.num_steps:
             logbook.plot()
             return 0
-        progress = Progress(
-            num_steps=run.num_steps,
-            start_step=start,
-            steps_per_epoch=run.steps_per_epoch,
-            global_batch_size=config.global_batch_size,
-            every_seconds=config.progress_every_seconds,
-        )
+        progress = Progress(run.plan, start, every_seconds=config.progress_every_seconds)
         stack.callback(progress.close)
         session = Session(run, folder, checkpoints, logbook, progress, stop)
         stack.callback(session.end_profile)
@@ -334,8 +365,8 @@ class Session:
         A stop during an evaluation leaves a checkpoint without its row: then `reported` is start - 1, and the first
         thing is to write it.
         """
-        last = self.run.num_steps
-        batches = self.run.train_batches(start)
+        last = self.run.plan.num_steps
+        batches, compiled = self.run.train_batches(start), None  # the batch size of the step before
         for step in range(start, last + 1):
             if step > reported and self.report(step, state) and step == last:
                 return 0
@@ -343,9 +374,11 @@ class Session:
                 return self.save_and_leave(step, state)
             if self.run.config.profile_steps:
                 self.profile(step - start, state)
-            state = self.run.train_step(state, next(batches))
-            if step == start:
+            batch_size = self.run.plan.stage(step).global_batch_size
+            state = self.run.train_step(batch_size)(state, next(batches))
+            if batch_size != compiled:
                 jax.block_until_ready(state)  # compiled: from here on steps are timed
+                compiled = batch_size
                 self.progress.begin_window(step + 1)
             elif self.progress.due():
                 self.progress.show(step + 1)
@@ -353,12 +386,13 @@ class Session:
 
     def report(self, step: int, state: TrainState) -> bool:
         """Writes the row, then the checkpoint, where they are due; False where a stop cut the evaluation short."""
-        config, run = self.run.config, self.run
-        eval_every = max(round(config.eval_every_epochs * run.steps_per_epoch), 1) if config.eval_every_epochs else 0
-        logs, evaluates, saves = (
-            step == run.num_steps or (every > 0 and step > 0 and step % every == 0)
-            for every in (config.log_every_steps, eval_every, config.checkpoint_every_steps or eval_every)
+        config, run, last = self.run.config, self.run, step == self.run.plan.num_steps
+        logs, saves = (
+            last or (every > 0 and step > 0 and step % every == 0)
+            for every in (config.log_every_steps, config.checkpoint_every_steps)
         )
+        evaluates = last or (config.eval_every_epochs > 0 and run.plan.is_multiple(step, config.eval_every_epochs))
+        saves |= evaluates and not config.checkpoint_every_steps
         saves |= evaluates and bool(config.data.val_split)  # or the best would not be kept
         if not (logs or evaluates or saves):
             return True
@@ -366,15 +400,17 @@ class Session:
         row = {}
         if logs:
             row = {f"train/{name}": value for name, value in metrics.compute(to_host(state.metrics)).items()}
-            row["train/learning_rate"] = rate = float(run.schedule(step - 1))
+            row["train/learning_rate"] = float(run.schedule(step - 1))
+            if run.plan.grows:
+                row["train/global_batch_size"] = run.plan.stage(step - 1).global_batch_size
             if run.config.optimizer.name == "momentum":
-                row["train/noise_scale"] = run.noise_scale(rate)
+                row["train/noise_scale"] = run.noise_scale(step - 1)
             if state.noise is not None:
                 row["train/gradient_noise_scale"] = float(to_host(state.noise).scale())
             if (speed := self.progress.end_window(step, row["train/loss"])) is not None:
                 row["train/images_per_sec"] = speed
         if evaluates:
-            numbers = run.evaluate(state, self.stop)
+            numbers = run.evaluate(step, state, self.stop)
             if numbers is None:
                 return False
             row |= numbers
@@ -387,7 +423,7 @@ class Session:
         if evaluates or self.progress.due():
             self.progress.show(step)
         self.progress.begin_window(step)
-        if step == run.num_steps:
+        if last:
             logger.info("finished: %s", ", ".join(f"{k} {v:.4f}" for k, v in row.items() if not k.startswith("train/")))
         return True
 
@@ -424,9 +460,10 @@ def announce(run: Run, folder: str, start: int, state: TrainState) -> None:
     for line in optim.describe(config.optimizer, state.params):
         logger.info("%s", line)
     place = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)"
-    logger.info("%d steps of %d images on %s, in %s", run.num_steps, config.global_batch_size, place, folder)
+    batches = " to ".join(map(str, dict.fromkeys(stage.global_batch_size for stage in run.plan.stages)))
+    logger.info("%d steps of %s images on %s, in %s", run.plan.num_steps, batches, place, folder)
     if start:
-        state_of_it = "finished already" if start == run.num_steps else "resuming"
+        state_of_it = "finished already" if start == run.plan.num_steps else "resuming"
         logger.info("%s: checkpoint of step %d", state_of_it, start)
 
 
@@ -440,7 +477,7 @@ def evaluate_only(config: ml_collections.ConfigDict, folder: str, stop: StopRequ
         step, state = checkpoints.restore(jax.eval_shape(run.create_state), best=True) or (None, None)
         if step is None:
             raise FileNotFoundError(f"--eval_only: no checkpoint in {folder}; train first, without --eval_only")
-        values = run.evaluate(to_devices(state), stop)
+        values = run.evaluate(step, to_devices(state), stop)
     run.pipeline.close()
     if values is None:
         return INTERRUPTED

@@ -15,6 +15,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_steps = 0  # optimiser updates in all; 0 derives it from num_epochs
     config.global_batch_size = 256  # examples an update, over all devices, hosts and micro-batches
     config.eval_batch_size = 0  # an evaluation step, over all devices; 0: global_batch_size / num_micro_batches
+    # Of batch norms in evaluation: running, last_batch, last_batch_averaged, precise; see arch/training/statistics.py.
+    config.eval_statistics = "running"
+    config.precise_batches = 32  # of precise: so many training batches, the last ones
     config.num_micro_batches = 1  # a device's batch is split into so many, one after the other (gradient accumulation)
     config.label_smoothing = 0.0  # in [0, 1): the share of the target spread evenly over all classes
     config.measure_noise = False  # logs the gradient noise scale, in examples; needs two devices or micro-batches
@@ -86,6 +89,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.schedule.power = 2.0  # of polynomial
     config.schedule.step_epochs = (30.0, 60.0, 80.0)  # of step, counted from the start of training
     config.schedule.step_factor = 0.1
+    # Of step: where the rate would fall, the batch grows instead, by accumulation, until this size; 0: it stays.
+    config.schedule.max_batch_size = 0
 
     config.log_every_steps = 100  # a row of metrics.jsonl
     config.eval_every_epochs = 1.0  # 0 evaluates at the end only

@@ -41,17 +41,20 @@ class TrainOrder:
       seed: of the run, >= 0.
       num_examples: of the training split, >= 1.
       batch_size: examples in a global batch.
+      first_step: from which on batches have this size.
+      first_example: in the stream, where global batch `first_step` begins.
     """
 
     _NUM_CACHED = 3  # the epochs that neighbouring batches straddle
 
-    def __init__(self, seed: int, num_examples: int, batch_size: int):
+    def __init__(self, seed: int, num_examples: int, batch_size: int, first_step: int = 0, first_example: int = 0):
         self.seed, self.num_examples, self.batch_size = seed, num_examples, batch_size
+        self.first_step, self.first_example = first_step, first_example
         self._cache: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self):
-        return TrainOrder, (self.seed, self.num_examples, self.batch_size)
+        return TrainOrder, (self.seed, self.num_examples, self.batch_size, self.first_step, self.first_example)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         with self._lock:
@@ -63,7 +66,8 @@ class TrainOrder:
 
     def indices(self, step: int, start: int, stop: int) -> np.ndarray:
         """int64 [stop - start]: the data set's indices at positions start..stop of global batch `step`."""
-        stream = step * self.batch_size + np.arange(start, stop, dtype=np.int64)
+        begin = self.first_example + (step - self.first_step) * self.batch_size
+        stream = begin + np.arange(start, stop, dtype=np.int64)
         epochs, offsets = np.divmod(stream, self.num_examples)
         out = np.empty(stop - start, np.int64)
         for epoch in np.unique(epochs):

@@ -1,7 +1,7 @@
 """The door to the data: `create` opens a data set and gives batches for training and evaluation."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -122,11 +122,21 @@ class Pipeline:
         self.info, self.bad_records = info, bad
         self._readers, self._augmentation, self._layout, self._seed = readers, augmentation, layout, seed
 
-    def train(self, start_step: int) -> Iterator[Batch]:
-        """Batches without end; the first is that of `start_step`, at once whatever the step."""
-        order = TrainOrder(self._seed, self.info.num_train, self._layout.train_batch_size)
-        block = self._layout.block(self._layout.train_batch_size)
-        return self._layout.split_devices(self._readers["train"].batches(order, block, start_step, None))
+    def train(self, start_step: int, stages: Sequence[tuple[int, int, int]] | None = None) -> Iterator[Batch]:
+        """Batches without end; the first is that of `start_step`, at once whatever the step.
+
+        Args:
+          start_step: 0 or above.
+          stages: (first step, examples before it, global batch size) of each batch size, the first at step 0, see
+            `arch.optim.batches.Stage`; None keeps to one, that of `create`.
+        """
+        stages = stages or [(0, 0, self._layout.train_batch_size)]
+        ends = [first_step for first_step, _, _ in stages[1:]] + [None]
+        for (first_step, first_example, batch_size), end in zip(stages, ends, strict=True):
+            if end is None or start_step < end:
+                order = TrainOrder(self._seed, self.info.num_train, batch_size, first_step, first_example)
+                block, begin = self._layout.block(batch_size), max(start_step, first_step)
+                yield from self._layout.split_devices(self._readers["train"].batches(order, block, begin, end))
 
     def evaluation(self, split: str) -> Iterator[Batch]:
         """Every example of "val" or "test" once; the same number of batches on all hosts."""

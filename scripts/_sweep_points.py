@@ -185,21 +185,20 @@ def check_point(
       num_devices: over which the global batch is split.
       traced: what has been traced already, to which this is added.
     """
-    steps_per_epoch = num_train / config.global_batch_size
-    num_steps = config.num_steps or max(1, round(config.num_epochs * steps_per_epoch))
-    tx, _ = optim.create(
-        config.optimizer,
+    plan = optim.plan_batches(
         config.schedule,
-        total_steps=num_steps,
-        steps_per_epoch=steps_per_epoch,
+        num_examples=num_train,
         global_batch_size=config.global_batch_size,
+        num_epochs=config.num_epochs,
+        num_steps=config.num_steps,
     )
+    tx, _ = optim.create(config.optimizer, config.schedule, plan)
     # What these change is a number in the program, or how long it runs.
     key = json.dumps(config.to_dict() | dict.fromkeys(("seed", "num_epochs", "num_steps", "schedule")), sort_keys=True)
     if key not in traced:
         trace(config, tx, num_classes, num_devices)
         traced.add(key)
-    return num_steps
+    return plan.num_steps
 
 
 def trace(

@@ -17,13 +17,9 @@ def _recipe(family, arg):
 
 
 def _rates(config, steps):
-    _, schedule = optim.create(
-        config.optimizer,
-        config.schedule,
-        total_steps=config.num_steps or round(config.num_epochs * 50_000 / 128),
-        steps_per_epoch=50_000 / 128,
-        global_batch_size=config.global_batch_size,
-    )
+    sizes = {"num_epochs": config.num_epochs, "num_steps": config.num_steps}
+    plan = optim.plan_batches(config.schedule, num_examples=50_000, global_batch_size=config.global_batch_size, **sizes)
+    _, schedule = optim.create(config.optimizer, config.schedule, plan)
     return [float(schedule(step)) for step in steps]
 
 

@@ -34,7 +34,7 @@ def parts(norm_name, dtype):
     model = models.create(
         config.model.name, num_classes=CLASSES, norm=norm.create(norm_name), dtype=dtype, **config.model.fields
     )
-    tx, _ = optim.create(config.optimizer, config.schedule, total_steps=100, steps_per_epoch=10.0, global_batch_size=8)
+    tx, _ = optim.create(config.optimizer, config.schedule, optim.batches.constant(80, 100, 8))
     state = create_state(model, tx, seed=0, image_shape=(SIZE, SIZE, 3), num_classes=CLASSES, dtype=dtype)
     return model, tx, state, make_train_step(model, tx, seed=0, preprocess=preprocess, reset_metrics_every_steps=10)
 

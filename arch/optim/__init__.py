@@ -8,9 +8,12 @@ from typing import Any
 import optax
 
 from arch.errors import unknown_name
-from arch.optim import lars, masks, momentum, noise_scale, rmsprop_warmup, schedules
+from arch.optim import batches, lars, masks, momentum, noise_scale, rmsprop_warmup, schedules
+from arch.optim.batches import BatchPlan
+from arch.optim.noise_scale import Phase
 
 __all__ = [
+    "batches",
     "create",
     "create_schedule",
     "describe",
@@ -18,6 +21,7 @@ __all__ = [
     "masks",
     "momentum",
     "noise_scale",
+    "plan_batches",
     "rmsprop_warmup",
     "schedules",
 ]
@@ -27,9 +31,7 @@ SCHEDULES = ("linear", "cosine", "polynomial", "step", "slow_start", "constant")
 WARMUPS = ("gradual", "constant")
 
 
-def create(
-    config: Any, schedule_config: Any, *, total_steps: int, steps_per_epoch: float, global_batch_size: int
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+def create(config: Any, schedule_config: Any, plan: BatchPlan) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimiser and the learning-rate schedule of a run.
 
     Gradients are clipped first, by the norm over the whole tree and before weight decay is added to them. Weight decay
@@ -44,9 +46,7 @@ def create(
         are readings to the letter: they treat all leaves alike, so `decay_min_ndim` is not theirs, and the slide has no
         trust coefficient.
       schedule_config: has the fields of `schedule`, see `create_schedule`.
-      total_steps: updates of the whole run, at least 1.
-      steps_per_epoch: training examples / global batch; need not be whole.
-      global_batch_size: examples an update, over all devices, hosts and micro-batches.
+      plan: of the batches, from `plan_batches`.
 
     Returns:
       The transformation and the schedule `step -> float32`, step 0 being the first update.
@@ -54,11 +54,14 @@ def create(
     Raises:
       ValueError: one line, for an unknown name or a value out of range.
     """
-    schedule = create_schedule(
-        schedule_config, total_steps=total_steps, steps_per_epoch=steps_per_epoch, global_batch_size=global_batch_size
-    )
+    schedule = create_schedule(schedule_config, plan)
     _check_optimizer(config)
-    optimizer = _optimizer(config, schedule, steps_per_epoch)
+    if plan.grows and config.name == "rmsprop_warmup":
+        raise ValueError(
+            f"schedule: max_batch_size={schedule_config.max_batch_size} must be 0 for optimizer.name=rmsprop_warmup, "
+            "whose transition is in steps of one length; take momentum or lars"
+        )
+    optimizer = _optimizer(config, schedule, plan.num_examples / plan.stages[0].global_batch_size)
     if config.grad_clip_norm > 0:
         optimizer = optax.chain(optax.clip_by_global_norm(config.grad_clip_norm), optimizer)
     return optimizer, schedule
@@ -101,17 +104,57 @@ def _optimizer(config: Any, schedule: optax.Schedule, steps_per_epoch: float) ->
     )
 
 
-def create_schedule(config: Any, *, total_steps: int, steps_per_epoch: float, global_batch_size: int) -> optax.Schedule:
+def plan_batches(
+    config: Any, *, num_examples: int, global_batch_size: int, num_epochs: float = 0.0, num_steps: int = 0
+) -> BatchPlan:
+    """The batch size of every update; it grows where `config.max_batch_size` says so.
+
+    Args:
+      config: has the fields of `schedule`, see `create_schedule`.
+      num_examples: of the training split.
+      global_batch_size: of the first update, over all devices, hosts and micro-batches.
+      num_epochs: passes over the training split; `num_steps`, where given, wins.
+      num_steps: updates in all.
+
+    Raises:
+      ValueError: one line, for a value out of range.
+    """
+    _require(num_examples >= 1, "schedule: num_examples", num_examples, "at least 1", "check the training split")
+    _require(global_batch_size >= 1, "global_batch_size", global_batch_size, "at least 1", "256 is usual")
+    phases = _phases(config, global_batch_size)
+    return batches.from_phases(phases, num_examples=num_examples, num_epochs=num_epochs, num_steps=num_steps)
+
+
+def _phases(config: Any, global_batch_size: int) -> list[Phase]:
+    """Those of growing batches; otherwise one, whose rate is the highest of the schedule."""
+    base, limit = config.base_learning_rate, config.max_batch_size
+    peak = schedules.linear_scaling(base, global_batch_size, config.base_batch_size) if config.base_batch_size else base
+    first = Phase(0.0, peak, global_batch_size)
+    if not limit:
+        return [first]
+    own = "schedule: max_batch_size"
+    _require(config.name == "step", own, limit, f"0 with schedule.name={config.name}", "take step, whose rate falls")
+    _require(limit >= global_batch_size, own, limit, f"at least {global_batch_size}, the first batch", "0 never grows")
+    _require_rising_steps(config)
+    _require(0 < config.step_factor <= 1, "schedule: step_factor", config.step_factor, "in (0, 1]", "0.1 is usual")
+    falls = (
+        Phase(epoch, peak * config.step_factor**count, global_batch_size)
+        for count, epoch in enumerate(config.step_epochs, start=1)
+    )
+    return noise_scale.increase_batch([first, *falls], limit)
+
+
+def create_schedule(config: Any, plan: BatchPlan) -> optax.Schedule:
     """Linear scaling, gradual warm-up and decay as `config` says; see arch/optim/schedules.py for the shapes.
 
-    Epochs become the nearest whole step (`schedules.epochs_to_steps`).
+    Epochs become the nearest whole step.
 
     Args:
       config: name (linear, cosine, polynomial, step, slow_start, constant), base_learning_rate, base_batch_size (0 does
         not scale), warmup_name (gradual, constant), warmup_epochs, warmup_learning_rate (negative: base_learning_rate),
         end_learning_rate and power (linear, cosine, polynomial), step_epochs and step_factor (step; counted from the
-        start of training).
-      total_steps, steps_per_epoch, global_batch_size: as for `create`.
+        start of training), max_batch_size (step: the batch grows where the rate would fall, until this; 0: it stays).
+      plan: from `plan_batches` of this config. Rates are scaled to its first batch.
 
     Returns:
       Schedule `step -> float32`.
@@ -119,10 +162,11 @@ def create_schedule(config: Any, *, total_steps: int, steps_per_epoch: float, gl
     Raises:
       ValueError: one line, for an unknown name or a value out of range.
     """
-    _check_schedule(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-    base = config.base_learning_rate
-    peak = schedules.linear_scaling(base, global_batch_size, config.base_batch_size) if config.base_batch_size else base
-    warmup_steps = schedules.epochs_to_steps(config.warmup_epochs, steps_per_epoch)
+    total_steps = plan.num_steps
+    _check_schedule(config, plan)
+    phases = _phases(config, plan.stages[0].global_batch_size)
+    peak = phases[0].learning_rate
+    warmup_steps = plan.steps_in(config.warmup_epochs)
     if warmup_steps > total_steps:
         raise ValueError(
             f"schedule: warmup_epochs={config.warmup_epochs} ({warmup_steps} steps) must fit into the run of "
@@ -135,14 +179,17 @@ def create_schedule(config: Any, *, total_steps: int, steps_per_epoch: float, gl
         main = schedules.cosine_decay(peak, config.end_learning_rate, **span)
     elif config.name == "polynomial":
         main = schedules.polynomial_decay(peak, config.end_learning_rate, power=config.power, **span)
+    elif config.name == "step" and len(phases) > 1:
+        boundaries = [plan.steps_in(phase.start_epoch) for phase in phases[1:]]
+        main = schedules.piecewise_constant([phase.learning_rate for phase in phases], boundaries)
     elif config.name == "step":
-        boundaries = [schedules.epochs_to_steps(epochs, steps_per_epoch) for epochs in config.step_epochs]
+        boundaries = [plan.steps_in(epochs) for epochs in config.step_epochs]
         main = schedules.step_decay(peak, boundaries=boundaries, factor=config.step_factor)
     elif config.name == "slow_start":
         main = schedules.slow_start(peak, total_steps=total_steps)
     else:
         main = schedules.constant(peak)
-    start = base if config.warmup_learning_rate < 0 else config.warmup_learning_rate
+    start = config.base_learning_rate if config.warmup_learning_rate < 0 else config.warmup_learning_rate
     if config.warmup_name == "constant":
         return schedules.constant_warmup(main, start=start, warmup_steps=warmup_steps)
     return schedules.gradual_warmup(main, start=start, peak=peak, warmup_steps=warmup_steps)
@@ -217,7 +264,7 @@ def _check_optimizer(config: Any) -> None:
             raise unknown_name("optimizer.transition_form", config.transition_form, rmsprop_warmup.FORMS)
 
 
-def _check_schedule(config: Any, *, total_steps: int, steps_per_epoch: float) -> None:
+def _check_schedule(config: Any, plan: BatchPlan) -> None:
     if config.name not in SCHEDULES:
         raise unknown_name("schedule.name", config.name, SCHEDULES)
     if config.warmup_name not in WARMUPS:
@@ -225,8 +272,7 @@ def _check_schedule(config: Any, *, total_steps: int, steps_per_epoch: float) ->
     own = "schedule: "
     base, end = config.base_learning_rate, config.end_learning_rate
     scale, warmup = config.base_batch_size, config.warmup_epochs
-    _require(total_steps >= 1, own + "total_steps", total_steps, "at least 1", "train for longer")
-    _require(0 < steps_per_epoch < math.inf, own + "steps_per_epoch", steps_per_epoch, "above 0", "check the split")
+    _require(plan.num_steps >= 1, own + "num_steps", plan.num_steps, "at least 1", "train for longer")
     _require(0 <= base < math.inf, own + "base_learning_rate", base, "at least 0", "give a rate")
     _require(scale >= 0, own + "base_batch_size", scale, "at least 0", "0 does not scale")
     _require(0 <= warmup < math.inf, own + "warmup_epochs", warmup, "at least 0", "0 is no warm-up")
@@ -236,6 +282,11 @@ def _check_schedule(config: Any, *, total_steps: int, steps_per_epoch: float) ->
     if config.name == "slow_start":
         _require(warmup == 0, own + "warmup_epochs", warmup, "0 with slow_start", "it starts slowly by itself")
     if config.name == "step":
-        epochs = tuple(config.step_epochs)
-        rising = all(before < after for before, after in itertools.pairwise((warmup, *epochs)))
-        _require(rising, own + "step_epochs", epochs, f"rising and after warmup_epochs={warmup}", "sort or move them")
+        _require_rising_steps(config)
+
+
+def _require_rising_steps(config: Any) -> None:
+    epochs, warmup = tuple(config.step_epochs), config.warmup_epochs
+    rising = all(before < after for before, after in itertools.pairwise((warmup, *epochs)))
+    own = "schedule: step_epochs"
+    _require(rising, own, epochs, f"rising and after warmup_epochs={warmup}", "sort or move them")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import input_pipeline
+from arch.optim.batches import Stage
 from input_pipeline import in_memory
 from input_pipeline.decode import open_image, to_array
 from input_pipeline.sources import open_source
@@ -244,3 +245,17 @@ def test_where_the_cache_cannot_be_written_the_log_says_so(digits_config, tmp_pa
     (tmp_path / "file").write_text("")
     create(digits_config(cache_dir=str(tmp_path / "file")))
     assert "data.cache_dir" in caplog.text and "not written" in caplog.text
+
+
+def test_the_stages_cut_one_stream(digits_config):
+    """Each example of the stream once, whatever the stages; and from any step on the same batches."""
+    pipeline = create(digits_config(), local_device_count=2)
+    stages = [Stage(0, 0, 32), Stage(3, 96, 64), Stage(5, 224, 128)]
+    grown, plain = pipeline.train(0, stages), pipeline.train(0)
+    batches = [next(grown) for _ in range(7)]
+    assert [batch["label"].size for batch in batches] == [32, 32, 32, 64, 64, 128, 128]
+    stream = np.concatenate([batch["image"].reshape(-1, 8, 8, 1) for batch in batches])
+    expected = np.concatenate([next(plain)["image"].reshape(-1, 8, 8, 1) for _ in range(15)])
+    np.testing.assert_array_equal(stream, expected)
+    for step in (1, 3, 4, 6):
+        np.testing.assert_array_equal(next(pipeline.train(step, stages))["image"], batches[step]["image"])

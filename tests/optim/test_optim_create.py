@@ -11,7 +11,7 @@ import pytest
 from arch import optim
 from configs import default
 
-RUN = {"total_steps": 1000, "steps_per_epoch": 100.0, "global_batch_size": 1024}
+RUN = {"num_steps": 1000, "num_examples": 102_400, "global_batch_size": 1024}
 PARAMS = {
     "conv": {"kernel": jnp.full((3, 3, 2, 4), 0.5)},
     "norm": {"scale": jnp.ones(4), "bias": jnp.zeros(4)},
@@ -25,7 +25,7 @@ def make(run=RUN, **values):
     for field, value in values.items():
         section, _, name = field.partition("__")
         setattr(config[section], name, value)
-    return optim.create(config.optimizer, config.schedule, **run)
+    return optim.create(config.optimizer, config.schedule, optim.plan_batches(config.schedule, **run))
 
 
 @pytest.mark.parametrize("schedule", optim.SCHEDULES)
@@ -48,7 +48,7 @@ def test_every_optimizer_with_every_schedule_makes_a_finite_step(name, variant, 
 
 
 def test_default_schedule_is_shufflenet_v2s():
-    _, rate = make({**RUN, "total_steps": 300_000})
+    _, rate = make({**RUN, "num_steps": 300_000})
     expected = [0.5, 0.5 * 299_999 / 300_000, 0.5 / 300_000]
     np.testing.assert_allclose([rate(step) for step in (0, 1, 299_999)], expected, rtol=2e-7)
 
@@ -66,7 +66,7 @@ def test_default_schedule_is_shufflenet_v2s():
 def test_linear_scaling_and_gradual_warmup_from_the_base_rate(name, at_last):
     """Goyal et al.: base .1 per 256, batch 8192, here half an epoch of warm-up and steps at 3 and 6 epochs."""
     _, rate = make(
-        {**RUN, "global_batch_size": 8192},
+        {**RUN, "num_examples": 819_200, "global_batch_size": 8192},
         schedule__name=name,
         schedule__base_learning_rate=0.1,
         schedule__base_batch_size=256,
@@ -81,7 +81,7 @@ def test_linear_scaling_and_gradual_warmup_from_the_base_rate(name, at_last):
 
 def test_warmup_learning_rate_and_fractional_epochs():
     _, rate = make(
-        {**RUN, "steps_per_epoch": 7.3}, schedule__warmup_epochs=1.0, schedule__warmup_learning_rate=0.0
+        {**RUN, "num_examples": 7475}, schedule__warmup_epochs=1.0, schedule__warmup_learning_rate=0.0
     )  # 7.3 steps: the peak is at 7
     np.testing.assert_allclose([rate(0), rate(1), rate(7), rate(8)], [0, 0.5 / 7, 0.5, 0.5 * 992 / 993], rtol=3e-7)
 
@@ -150,7 +150,7 @@ def test_lars_decays_and_trusts_the_leaves_that_describe_names():
 
 def test_whole_steps_run_inside_scan_and_resume_at_any_step(x64):
     """50 steps in one compiled loop equal 20 steps, the state carried over, and 30 more."""
-    optimizer, _ = make({**RUN, "total_steps": 50}, optimizer__name="lars", schedule__name="polynomial")
+    optimizer, _ = make({**RUN, "num_steps": 50}, optimizer__name="lars", schedule__name="polynomial")
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64) + 0.1, PARAMS)
     gradients = jax.random.normal(jax.random.key(0), (50,))
 
@@ -194,8 +194,8 @@ def test_whole_steps_run_inside_scan_and_resume_at_any_step(x64):
             {"schedule__name": "step", "schedule__warmup_epochs": 4.0, "schedule__step_epochs": (3.0,)},
             ("step_epochs=(3.0,)", "after warmup_epochs=4.0"),
         ),
-        ({"run": {**RUN, "total_steps": 0}}, ("total_steps=0",)),
-        ({"run": {**RUN, "steps_per_epoch": 0.0}}, ("steps_per_epoch=0.0",)),
+        ({"run": {**RUN, "num_steps": -1}}, ("num_steps=-1",)),
+        ({"run": {**RUN, "num_examples": 0}}, ("num_examples=0",)),
         ({"run": {**RUN, "global_batch_size": 0}, "schedule__base_batch_size": 256}, ("global_batch_size=0",)),
     ],
 )
