@@ -26,6 +26,8 @@ SHUFFLENET_ARGS = [
 FAMILIES = [name for name in RECIPES if hasattr(importlib.import_module(f"configs.{name}"), "NAMES")]
 CASES = [(name, "") for name in RECIPES] + [("shufflenet_v2", arg) for arg in SHUFFLENET_ARGS[1:]]
 CASES += [(name, arg) for name in FAMILIES for arg in ("imagenet", "fashion_mnist", "smoke")]
+LARGE_BATCH = ("resnet50_goyal", "resnet50_smith", "resnet50_lars", "resnet50_akiba")
+CASES += [(name, arg) for name in LARGE_BATCH for arg in ("fashion_mnist", "smoke", "fashion_mnist,smoke")]
 CIFAR_CASES = [
     ("densenet", "cifar_densenet_40_12"),
     ("densenet", "cifar_densenet_bc_100_12"),
@@ -77,10 +79,9 @@ def test_a_recipe_builds_its_network_and_optimiser(name, arg):
     """By tracing alone: names, fields and shapes fit together."""
     config = recipe(name, arg)
     model = models.from_config(config.model, num_classes=10)
-    tx, schedule = optim.create(
-        config.optimizer, config.schedule, total_steps=config.num_steps or 1000, steps_per_epoch=100.5,
-        global_batch_size=config.global_batch_size,
-    )  # fmt: skip
+    size, lengths = config.global_batch_size, {"num_epochs": config.num_epochs, "num_steps": config.num_steps}
+    plan = optim.plan_batches(config.schedule, num_examples=round(100.5 * size), global_batch_size=size, **lengths)
+    tx, schedule = optim.create(config.optimizer, config.schedule, plan)
     images = jnp.zeros((2, config.data.image_size, config.data.image_size, config.data.num_channels))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
     jax.eval_shape(tx.init, variables["params"])
@@ -137,11 +138,84 @@ def test_the_imagenet_recipe_is_the_papers():
     assert (config.model.name, config.global_batch_size, config.num_steps) == ("shufflenet_v2_x1_0", 1024, 300_000)
     assert (config.optimizer.momentum, config.optimizer.weight_decay, config.label_smoothing) == (0.9, 4e-5, 0.1)
     assert (config.data.crop, config.data.color_jitter, config.data.flip) == ("random_resized", 0.4, True)
-    _, schedule = optim.create(
-        config.optimizer, config.schedule, total_steps=config.num_steps, steps_per_epoch=1251.1, global_batch_size=1024
+    plan = optim.plan_batches(
+        config.schedule, num_examples=1_281_167, global_batch_size=1024, num_steps=config.num_steps
     )
+    _, schedule = optim.create(config.optimizer, config.schedule, plan)
     rates = [float(schedule(step)) for step in (0, 150_000, 300_000)]
     assert rates == [0.5, 0.25, 0.0]
+
+
+def rate_and_plan(config, num_examples=1_281_167):
+    sizes = {"global_batch_size": config.global_batch_size, "num_epochs": config.num_epochs}
+    plan = optim.plan_batches(config.schedule, num_examples=num_examples, **sizes)
+    return optim.create(config.optimizer, config.schedule, plan)[1], plan
+
+
+@pytest.mark.parametrize("name", LARGE_BATCH)
+def test_the_large_batch_recipes_share_the_network_of_goyal(name):
+    """Section 5.1 of arXiv:1706.02677, and statistics of 32 images at every batch."""
+    config = recipe(name, "")
+    assert (config.model.name, config.num_epochs, config.optimizer.weight_decay) == ("resnet50", 90.0, 1e-4)
+    assert config.model.fields.to_dict() == {"zero_init_residual": True, "classifier_std": 0.01}
+    assert config.model.norm.fields.to_dict() == {"ghost_batch_size": 32, "running_rule": "mean"}
+    assert config.optimizer.decay_min_ndim == 2 and config.label_smoothing == 0
+    assert config.global_batch_size == (8192 if name in ("resnet50_goyal", "resnet50_smith") else 32768)
+
+
+def test_goyals_rate():
+    """From 0.1 to 3.2 in 5 epochs, a tenth after 30, 60 and 80."""
+    config = recipe("resnet50_goyal", "")
+    assert config.optimizer.nesterov and config.optimizer.momentum == 0.9
+    rate, plan = rate_and_plan(config)
+    steps = [0, *(plan.steps_in(epochs) for epochs in (2.5, 5.0, 29.9, 30.1, 60.1, 80.1))]
+    expected = [0.1, 1.65, 3.2, 3.2, 0.32, 0.032, 0.0032]
+    assert [float(rate(step)) for step in steps] == pytest.approx(expected, rel=2e-3)
+
+
+def test_smiths_batch():
+    """8,192 to 16,384 after 30 epochs, where the rate falls to a fifth; Goyal's from there on."""
+    rate, plan = rate_and_plan(recipe("resnet50_smith", ""))
+    found = [
+        (plan.stage(step).global_batch_size, round(float(rate(step)), 6))
+        for step in (plan.steps_in(epochs) for epochs in (29.9, 30.1, 60.1, 80.1))
+    ]
+    assert found == [(8192, 3.2), (16384, 0.64), (16384, 0.064), (16384, 0.0064)]
+
+
+def test_the_rate_of_lars_is_the_tpu_references():
+    """Of 32,768 images: 32 after 14 epochs from 0, then to 0 as a square."""
+    config = recipe("resnet50_lars", "")
+    assert (config.optimizer.name, config.optimizer.lars_variant) == ("lars", "tpu")
+    rate, plan = rate_and_plan(config)
+    steps = [0, *(plan.steps_in(epochs) for epochs in (7.0, 14.0, 52.0)), plan.num_steps]
+    assert [float(rate(step)) for step in steps] == pytest.approx([0, 16, 32, 8, 0], rel=2e-3, abs=1e-9)
+
+
+def test_akibas_rate_and_transition():
+    """Slow start: 0.5, 0.075, 0.01 and 0.001 of 12.8 for 40, 30, 15 and 5 epochs; RMSprop until about the tenth."""
+    config = recipe("resnet50_akiba", "")
+    assert (config.optimizer.name, config.eval_statistics) == ("rmsprop_warmup", "last_batch_averaged")
+    assert (config.optimizer.transition_center_epochs, config.optimizer.transition_period_epochs) == (10.0, 5.0)
+    rate, plan = rate_and_plan(config)
+    found = [float(rate(plan.steps_in(epochs))) for epochs in (1.0, 39.0, 41.0, 71.0, 86.0)]
+    assert found == pytest.approx([6.4, 6.4, 0.96, 0.128, 0.0128], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", LARGE_BATCH)
+def test_a_small_version_is_the_recipe_in_fewer_epochs(name):
+    """20 of 90: all that is given in epochs is shortened alike."""
+    large, small = recipe(name, ""), recipe(name, "fashion_mnist")
+    length = small.num_epochs / large.num_epochs
+    assert small.schedule.name == large.schedule.name and small.optimizer.name == large.optimizer.name
+    assert small.schedule.base_batch_size == large.schedule.base_batch_size
+    if name != "resnet50_lars":  # the warm-up follows from the batch
+        assert small.schedule.warmup_epochs == pytest.approx(large.schedule.warmup_epochs * length)
+        assert small.schedule.base_learning_rate == large.schedule.base_learning_rate
+    if large.schedule.name == "step":
+        assert small.schedule.step_epochs == pytest.approx([e * length for e in large.schedule.step_epochs])
+    if name == "resnet50_akiba":
+        assert small.optimizer.transition_center_epochs == pytest.approx(10 * length)
 
 
 def test_parse_arg():

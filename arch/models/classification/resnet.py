@@ -73,6 +73,8 @@ class ResNet(nn.Module):
         stem: "imagenet" (7x7 stride 2, max pool 3x3 stride 2) or, for images of 8 to 64 pixels, "small" (3x3 stride 1)
             or "stride2" (3x3 stride 2).
         zero_init_residual: the scale of each unit's last normalization starts at 0 (arXiv:1706.02677, section 5.1).
+        classifier_std: of the classifier's weights, from N(0, classifier_std^2) with a bias of 0, such as the 0.01 of
+            arXiv:1706.02677; None is torchvision's.
         dropout_rate: before the classifier.
         conv: makes a convolution from its fields.
         norm: makes a normalization from its fields; see arch.norm.
@@ -98,6 +100,7 @@ class ResNet(nn.Module):
     stem_features: int = 64
     stem: str = "imagenet"
     zero_init_residual: bool = False
+    classifier_std: float | None = None
     dropout_rate: float = 0.0
     conv: Callable[..., nn.Module] = Conv
     norm: Callable[..., nn.Module] = BatchNorm
@@ -165,15 +168,17 @@ class ResNet(nn.Module):
         if self.features_only:
             return features_at
         *_, x = features_at.values()
-        uniform = symmetric_uniform(1 / math.sqrt(x.shape[-1]))
+        kernel_init = bias_init = symmetric_uniform(1 / math.sqrt(x.shape[-1]))
+        if self.classifier_std is not None:
+            kernel_init, bias_init = nn.initializers.normal(self.classifier_std), nn.initializers.zeros
         return classifier_head(
             x,
             self.num_classes,
             dropout_rate=self.dropout_rate,
             train=train,
             examples=examples,
-            kernel_init=uniform,
-            bias_init=uniform,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
             dtypes=dtypes,
         )
 
