@@ -64,7 +64,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.name = "momentum"  # momentum, lars, rmsprop_warmup
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = False
-    config.optimizer.weight_decay = 4e-5  # coupled (part of the gradient), so multiplied by the learning rate
+    config.optimizer.weight_decay = 4e-5
+    # coupled: part of the gradient, so multiplied by the learning rate; decoupled: the share of a weight that an update
+    # takes at schedule.base_learning_rate, and in proportion at other rates.
+    config.optimizer.decay_form = "coupled"
     # Leaves of fewer dimensions (biases, scales of norms) do not decay; 0 decays all, as lars slide and optax do.
     config.optimizer.decay_min_ndim = 2
     config.optimizer.grad_clip_norm = 0.0  # largest global norm of the gradient; 0 does not clip

@@ -8,7 +8,7 @@ from typing import Any
 import optax
 
 from arch.errors import unknown_name
-from arch.optim import batches, lars, masks, momentum, noise_scale, rmsprop_warmup, schedules
+from arch.optim import batches, decay, lars, masks, momentum, noise_scale, rmsprop_warmup, schedules
 from arch.optim.batches import BatchPlan
 from arch.optim.noise_scale import Phase
 
@@ -16,6 +16,7 @@ __all__ = [
     "batches",
     "create",
     "create_schedule",
+    "decay",
     "describe",
     "lars",
     "masks",
@@ -29,18 +30,23 @@ __all__ = [
 OPTIMIZERS = ("momentum", "lars", "rmsprop_warmup")
 SCHEDULES = ("linear", "cosine", "polynomial", "step", "slow_start", "constant")
 WARMUPS = ("gradual", "constant")
+DECAYS = ("coupled", "decoupled")
 
 
 def create(config: Any, schedule_config: Any, plan: BatchPlan) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimiser and the learning-rate schedule of a run.
 
     Gradients are clipped first, by the norm over the whole tree and before weight decay is added to them. Weight decay
-    is coupled (part of the gradient). The learning rate belongs to the optimiser: its updates are ready to be added.
+    is coupled (part of the gradient, and so multiplied by the rate), or decoupled: at the rate for `base_batch_size` an
+    update takes the share `weight_decay` of a weight, at k times the rate k times the share. Either way a batch and a
+    rate k times as large shrink weights as fast, epoch by epoch. The learning rate belongs to the optimiser: its
+    updates are ready to be added.
 
     Args:
       config: has the fields of `optimizer` in configs/default.py. Of all: name (momentum, lars, rmsprop_warmup),
-        momentum in [0, 1), weight_decay >= 0, decay_min_ndim >= 0, grad_clip_norm >= 0 (0 does not clip); of momentum
-        and lars: nesterov; of momentum: momentum_form, momentum_correction; of lars: lars_variant,
+        momentum in [0, 1), weight_decay >= 0, decay_form (coupled, decoupled; lars: coupled), decay_min_ndim >= 0,
+        grad_clip_norm >= 0 (0 does not clip); of momentum and lars: nesterov; of momentum: momentum_form,
+        momentum_correction; of lars: lars_variant,
         lars_trust_coefficient > 0; of rmsprop_warmup: rmsprop_rate > 0, rmsprop_decay in [0, 1),
         transition_center_epochs, transition_period_epochs > 0, transition_form. The variants slide and optax of lars
         are readings to the letter: they treat all leaves alike, so `decay_min_ndim` is not theirs, and the slide has no
@@ -62,19 +68,29 @@ def create(config: Any, schedule_config: Any, plan: BatchPlan) -> tuple[optax.Gr
             "whose transition is in steps of one length; take momentum or lars"
         )
     optimizer = _optimizer(config, schedule, plan.num_examples / plan.stages[0].global_batch_size)
+    if config.decay_form == "decoupled" and config.weight_decay > 0:
+        optimizer = optax.chain(optimizer, _decoupled(config, schedule, schedule_config.base_learning_rate))
     if config.grad_clip_norm > 0:
         optimizer = optax.chain(optax.clip_by_global_norm(config.grad_clip_norm), optimizer)
     return optimizer, schedule
 
 
+def _decoupled(config: Any, schedule: optax.Schedule, base_learning_rate: float) -> optax.GradientTransformation:
+    own = "schedule: base_learning_rate"
+    _require(base_learning_rate > 0, own, base_learning_rate, "above 0 with decay_form=decoupled", "give a rate")
+    scale = config.weight_decay / base_learning_rate
+    return decay.decoupled_weight_decay(lambda step: scale * schedule(step), _masks(config)["decay"])
+
+
 def _optimizer(config: Any, schedule: optax.Schedule, steps_per_epoch: float) -> optax.GradientTransformation:
     rules = _masks(config)
+    coupled = config.weight_decay if config.decay_form == "coupled" else 0.0
     if config.name == "momentum":
         return momentum.momentum_sgd(
             schedule,
             config.momentum,
             nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
+            weight_decay=coupled,
             decay_mask=rules["decay"],
             form=config.momentum_form,
             correct_momentum=config.momentum_correction,
@@ -89,7 +105,7 @@ def _optimizer(config: Any, schedule: optax.Schedule, steps_per_epoch: float) ->
             center=config.transition_center_epochs,
             period=config.transition_period_epochs,
             form=config.transition_form,
-            weight_decay=config.weight_decay,
+            weight_decay=coupled,
             decay_mask=rules["decay"],
         )
     return lars.lars(
@@ -245,7 +261,11 @@ def _check_optimizer(config: Any) -> None:
     _require(config.weight_decay >= 0, own + "weight_decay", config.weight_decay, "at least 0", "0 decays nothing")
     _require(config.decay_min_ndim >= 0, own + "decay_min_ndim", config.decay_min_ndim, "at least 0", "0 decays all")
     _require(config.grad_clip_norm >= 0, own + "grad_clip_norm", config.grad_clip_norm, "at least 0", "0 does not clip")
+    if config.decay_form not in DECAYS:
+        raise unknown_name("optimizer.decay_form", config.decay_form, DECAYS)
     if config.name == "lars":
+        form = config.decay_form
+        _require(form == "coupled", own + "decay_form", form, "coupled for lars", "its ratio contains the decay")
         if config.lars_variant not in lars.VARIANTS:
             raise unknown_name("optimizer.lars_variant", config.lars_variant, lars.VARIANTS)
         eta = config.lars_trust_coefficient

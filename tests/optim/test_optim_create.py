@@ -274,3 +274,62 @@ def test_the_fields_of_rmsprop_warmup_reach_it():
 def test_new_fields_out_of_range_are_refused(values, words):
     with pytest.raises(ValueError, match=f"^{words}"):
         make(**values)
+
+
+def shrunk(batch, num_updates, decay_form, **values):
+    """A kernel after so many updates of no gradient, at the rate of a batch, linear from 0.5 for 1,024 images."""
+    optimizer, _ = make(
+        {**RUN, "global_batch_size": batch, "num_examples": 100 * batch},
+        optimizer__weight_decay=1e-3,
+        optimizer__decay_form=decay_form,
+        optimizer__momentum=0.0,
+        schedule__name="constant",
+        schedule__base_batch_size=1024,
+        **values,
+    )
+    params, state = PARAMS, optimizer.init(PARAMS)
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    for _ in range(num_updates):
+        updates, state = optimizer.update(zeros, state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_array_equal(params["norm"]["scale"], PARAMS["norm"]["scale"])
+    return float(params["conv"]["kernel"][0, 0, 0, 0])
+
+
+@pytest.mark.parametrize(("decay_form", "share"), [("coupled", 0.5e-3), ("decoupled", 1e-3)])
+def test_a_batch_eight_times_as_large_shrinks_weights_as_fast(decay_form, share):
+    """Eight updates, or one at eight times the rate: (1 - share)^8 against 1 - 8 share."""
+    small, large = shrunk(1024, 8, decay_form), shrunk(8192, 1, decay_form)
+    np.testing.assert_allclose([small, large], [0.5 * (1 - share) ** 8, 0.5 * (1 - 8 * share)], rtol=1e-6)
+
+
+def test_decoupled_decay_stays_out_of_the_buffer():
+    """One update of gradient 1, then one of none, at momentum 0.9 and rate 0.5: the buffer holds the gradient alone."""
+    optimizer, _ = make(
+        optimizer__weight_decay=0.1, optimizer__decay_form="decoupled", optimizer__nesterov=False,
+        schedule__name="constant",
+    )  # fmt: skip
+    state = optimizer.init(PARAMS)
+    for gradient in (jnp.ones_like, jnp.zeros_like):
+        updates, state = optimizer.update(jax.tree.map(gradient, PARAMS), state, PARAMS)
+    np.testing.assert_allclose(updates["conv"]["kernel"], -0.5 * 0.9 - 0.1 * 0.5, rtol=1e-6)
+    np.testing.assert_allclose(updates["norm"]["bias"], -0.5 * 0.9, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"optimizer__decay_form": "coupeld"}, "optimizer.decay_form: unknown name 'coupeld'"),
+        (
+            {"optimizer__decay_form": "decoupled", "optimizer__name": "lars"},
+            "decay_form=decoupled must be coupled for lars",
+        ),
+        (
+            {"optimizer__decay_form": "decoupled", "schedule__base_learning_rate": 0.0},
+            "base_learning_rate=0.0 must be above 0 with decay_form=decoupled",
+        ),
+    ],
+)
+def test_decays_that_do_not_exist_are_one_line(values, words):
+    with pytest.raises(ValueError, match=words):
+        make(**values)
