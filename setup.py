@@ -28,12 +28,13 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "export": ["flatbuffers"],
     "import": ["safetensors>=0.5"],
+    "search": ["ray>=2.40"],
     "viz": ["tensorboard"],
     "gcs": ["gcsfs"],
     "tfds-prepare": ["tensorflow-cpu"],
 }
 EXTRAS["test"] = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis", "ruff"]
-EXTRAS["test"] += [*EXTRAS["train"], *EXTRAS["export"], *EXTRAS["import"]]
+EXTRAS["test"] += [*EXTRAS["train"], *EXTRAS["export"], *EXTRAS["import"], *EXTRAS["search"]]
 
 setup(
     name="arch-jax",

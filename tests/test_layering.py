@@ -18,15 +18,16 @@ ALLOWED = {
     "blocks": {"ops", "norm", "attention"},
     "models": {"ops", "norm", "attention", "blocks"},
     "optim": set(),
-    "training": {"ops", "optim"},
+    "training": {"ops", "norm", "optim"},
     "efficiency": {"ops"},
     "weights": {"ops", "norm", "attention", "blocks", "models"},
+    "search": {"ops", "norm", "attention", "blocks", "models", "optim", "training", "efficiency", "weights"},
 }
 FORBIDDEN = {"absl", "ml_collections", "tensorflow", "tensorflow_datasets", "grain", "PIL", "configs", "input_pipeline",
              "train"}  # fmt: skip
 LIGHT = {"jax", "jaxlib", "flax", "optax", "numpy", "arch"}
-# Only whoever reads or writes a .safetensors file needs it: it is imported there, and a plain install imports the rest.
-LAZY = {"weights": {"safetensors"}}
+# Imported where they are used alone, so that a plain install imports all modules.
+LAZY = {"weights": {"safetensors"}, "search": {"ray"}}
 TRAINING = LIGHT | {"clu", "orbax", "tensorboardX", "matplotlib", "tqdm"}
 
 

@@ -1,0 +1,1 @@
+"""Spaces to search, one a file."""

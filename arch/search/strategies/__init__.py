@@ -1,0 +1,1 @@
+"""Methods of search, one a file."""

@@ -1,0 +1,166 @@
+"""Aging evolution: the queue, its tournaments and mutations, and that it beats random search where it should."""
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+
+from arch.search import run, trials
+from arch.search.space import CategoricalSpace, Choices
+from arch.search.spaces.synthetic import NkLandscape, OneMax
+from arch.search.strategies.evolution import Evolution
+from arch.search.strategies.random_search import RandomSearch
+from arch.search.trials import Trial
+
+SPACE = CategoricalSpace((4,) * 6)
+
+
+def trial(number, reward):
+    return Trial(number, None, 0, reward, 1.0, 0.0)
+
+
+def told(strategy, rewards):
+    """Proposals, told in turn with these rewards."""
+    proposals = []
+    for number, reward in enumerate(rewards):
+        proposals.append(strategy.ask())
+        strategy.tell(proposals[-1].architecture, trial(number, reward))
+    return proposals
+
+
+def test_the_oldest_dies_however_good_it_is():
+    strategy = Evolution(SPACE, seed=0, population_size=3, sample_size=2)
+    told(strategy, [9.0, 1.0, 2.0, 3.0])
+    assert [one.id for one in strategy.population] == [1, 2, 3]
+    told_worst = Evolution(SPACE, seed=0, population_size=3, sample_size=50, kill="worst")
+    told(told_worst, [9.0, 1.0, 2.0, 3.0])
+    assert [one.id for one in told_worst.population] == [0, 2, 3]
+
+
+def test_children_are_of_the_best_of_the_sample_and_one_field_away():
+    strategy = Evolution(SPACE, seed=1, population_size=20, sample_size=200, no_change_rate=0.0)
+    proposals = told(strategy, [float(n == 7) for n in range(20)])
+    assert all(one.parent is None for one in proposals)
+    for _ in range(30):
+        child = strategy.ask()
+        assert child.parent == 7 and child.change == "mutation"
+        distance = sum(a != b for a, b in zip(child.architecture.values, proposals[7].architecture.values, strict=True))
+        assert distance == 1
+    assert strategy.population[7].id == 7, "asking changes nothing"
+
+
+def test_a_sample_is_drawn_as_the_field_says():
+    """Without replacement a sample of all holds the best; with it, it misses one of 2 in a quarter of all cases."""
+    found = {}
+    for replace in (True, False):
+        strategy = Evolution(SPACE, seed=2, population_size=2, sample_size=2, replace=replace, no_change_rate=1.0)
+        told(strategy, [0.0, 1.0])
+        found[replace] = np.mean([strategy.ask().parent == 1 for _ in range(2000)])
+    assert found[False] == 1.0 and found[True] == pytest.approx(0.75, abs=4 * math.sqrt(0.75 * 0.25 / 2000))
+
+
+def test_some_children_are_their_parents():
+    strategy = Evolution(SPACE, seed=3, population_size=1, sample_size=1, no_change_rate=0.05)
+    (first,) = told(strategy, [1.0])
+    children = [strategy.ask() for _ in range(4000)]
+    same = [child for child in children if child.architecture == first.architecture]
+    assert {child.change for child in same} == {"none"}
+    assert len(same) / 4000 == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 4000))
+
+
+def test_a_literal_mutation_may_draw_what_is_there():
+    """One choice of four is the current one."""
+    space, rng = CategoricalSpace((4,), include_current=True), np.random.default_rng(0)
+    same = np.mean([space.mutate(rng, Choices((2,))) == Choices((2,)) for _ in range(4000)])
+    assert same == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 4000))
+
+
+def test_of_equal_ones_the_first_drawn_wins():
+    strategy = Evolution(SPACE, seed=4, population_size=2, sample_size=1, no_change_rate=1.0)
+    told(strategy, [1.0, 1.0])
+    parents = [strategy.ask().parent for _ in range(400)]
+    assert 120 < sum(parents) < 280
+
+
+def test_what_failed_is_no_parent_while_there_is_another():
+    strategy = Evolution(SPACE, seed=5, population_size=4, sample_size=60, no_change_rate=1.0)
+    told(strategy, [-math.inf, 0.1, -math.inf, -math.inf])
+    assert {strategy.ask().parent for _ in range(50)} == {1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"sample_size": 0}, "sample_size=0 must be from 1"),
+        ({"replace": False, "sample_size": 200}, "sample_size=200 must be from 1 to population_size=100"),
+        ({"no_change_rate": 1.5}, "no_change_rate=1.5"),
+        ({"kill": "youngest"}, "kill='youngest' must be one of oldest, worst"),
+    ],
+)
+def test_fields_out_of_range_are_one_line(fields, words):
+    with pytest.raises(ValueError, match=words):
+        Evolution(SPACE, seed=0, **fields)
+
+
+def reported(make, task, num_trials, seed):
+    """The value without noise of what a search reports: its best by noisy reward."""
+    found = run.search(make(seed), task.space, task, num_trials=num_trials, path=None, seed=seed)
+    return trials.best(found).metrics["value"]
+
+
+def mann_whitney(first, second):
+    """One-sided p, that values of `first` tend to be larger, by the normal approximation with ties."""
+    both = np.concatenate([first, second])
+    order = np.argsort(both)
+    ranks = np.empty(len(both))
+    ranks[order] = np.arange(1, len(both) + 1)
+    for value in np.unique(both):
+        ranks[both == value] = ranks[both == value].mean()
+    n, m = len(first), len(second)
+    u = ranks[:n].sum() - n * (n + 1) / 2
+    ties = sum(count**3 - count for count in np.unique(both, return_counts=True)[1])
+    deviation = math.sqrt(n * m / 12 * (n + m + 1 - ties / ((n + m) * (n + m - 1))))
+    return statistics.NormalDist().cdf(-(u - n * m / 2 - 0.5) / deviation)
+
+
+@pytest.mark.slow
+def test_evolution_beats_random_search_on_one_max():
+    """The authors' toy problem at P=100, S=10, 1,000 evaluations, 20 seeds; values as the specification has them."""
+    task = OneMax()
+    evolution = [
+        reported(lambda s: Evolution(task.space, seed=s, population_size=100, sample_size=10), task, 1000, seed)
+        for seed in range(20)
+    ]
+    control = [reported(lambda s: RandomSearch(task.space, seed=s), task, 1000, seed) for seed in range(40)]
+    assert np.mean(evolution) == pytest.approx(0.8945, abs=0.03) and np.mean(control) == pytest.approx(0.658, abs=0.02)
+    assert mann_whitney(evolution, control[:20]) < 1e-6
+    assert mann_whitney(control[:20], control[20:]) > 1e-3, "the control is no better than itself"
+
+
+@pytest.mark.slow
+def test_the_regret_on_a_rugged_landscape_is_below_that_of_random_search():
+    """NK with N=20, K=4, whose best of all 2^20 is known."""
+    task = NkLandscape()
+    top = task.best_value()
+    regrets = {}
+    for name, make in {
+        "evolution": lambda s: Evolution(task.space, seed=s, population_size=50, sample_size=10),
+        "random": lambda s: RandomSearch(task.space, seed=s),
+    }.items():
+        regrets[name] = [top - reported(make, task, 500, seed) for seed in range(20)]
+        assert min(regrets[name]) >= -1e-12
+    assert mann_whitney(regrets["random"], regrets["evolution"]) < 1e-3
+
+
+def test_a_landscape_is_what_its_formula_says():
+    """N=5, K=2, every string, bit by bit."""
+    task = NkLandscape(num_bits=5, num_others=2, seed=3)
+    tables = task.tables()
+    for number in range(32):
+        bits = [number >> i & 1 for i in range(5)]
+        expected = sum(tables[i, 4 * bits[i] + 2 * bits[(i + 1) % 5] + bits[(i + 2) % 5]] for i in range(5)) / 5
+        assert task.values(np.array(bits)) == pytest.approx(expected, abs=1e-15)
+    assert task.best_value() == pytest.approx(
+        max(task.values(np.array([n >> i & 1 for i in range(5)])) for n in range(32))
+    )

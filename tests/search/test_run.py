@@ -1,0 +1,176 @@
+"""A search repeats itself, goes on where it was killed, and survives what it evaluates."""
+
+import json
+import math
+import os
+import time
+
+import numpy as np
+import pytest
+
+from arch.search import run, trials
+from arch.search.executors import Processes, Ray
+from arch.search.reward import hard_limit, soft_limit
+from arch.search.space import CategoricalSpace
+from arch.search.spaces.synthetic import OneMax
+from arch.search.strategies.evolution import Evolution
+from arch.search.strategies.random_search import RandomSearch
+from arch.search.trials import Evaluation
+
+TASK = OneMax(num_bits=12)
+
+
+def search(path=None, *, num_trials=40, evaluate=TASK, seed=0, **options):
+    strategy = Evolution(TASK.space, seed=seed, population_size=8, sample_size=3)
+    return run.search(strategy, TASK.space, evaluate, num_trials=num_trials, path=path, seed=seed, **options)
+
+
+def without_clock(found):
+    return [{**vars(trial), "seconds": None} for trial in found]
+
+
+def late(job):
+    """Later ones are faster, so that results come out of their order."""
+    time.sleep(0.02 * (3 - job.id % 4))
+    return TASK(job)
+
+
+def dying(job):
+    if job.id == 3:
+        os._exit(1)
+    return TASK(job)
+
+
+def failing(job):
+    if job.id % 5 == 2:
+        raise MemoryError("no room\nfor this")
+    return TASK(job)
+
+
+@pytest.mark.parametrize("killed_after", [1, 7, 8, 23])
+def test_killed_and_resumed_it_is_the_search_that_was_not(tmp_path, killed_after):
+    expected = search(tmp_path / "whole.jsonl")
+    search(tmp_path / "cut.jsonl", num_trials=killed_after)
+    with open(tmp_path / "cut.jsonl", "a") as file:
+        file.write('{"id": 99, "archit')  # died while it wrote
+    evaluated = []
+    found = search(tmp_path / "cut.jsonl", evaluate=lambda job: evaluated.append(job.id) or TASK(job))
+    assert evaluated == list(range(killed_after, 40))
+    assert without_clock(found) == without_clock(expected)
+    assert without_clock(trials.read(tmp_path / "cut.jsonl").values()) == without_clock(expected)
+
+
+def test_the_sequence_depends_on_the_seed_and_on_how_many_run_at_a_time():
+    assert without_clock(search(seed=1)) == without_clock(search(seed=1))
+    assert without_clock(search(seed=1)) != without_clock(search(seed=2))
+    assert without_clock(search(num_parallel=4)) != without_clock(search())
+
+
+@pytest.mark.slow
+def test_in_processes_that_end_out_of_order_it_is_the_same_search(tmp_path):
+    expected = search(num_parallel=4, num_trials=24)
+    path = tmp_path / "trials.jsonl"
+    found = search(path, num_parallel=4, num_trials=24, evaluate=late, executor=Processes(4))
+    assert without_clock(found) == without_clock(expected)
+    written = [json.loads(line)["id"] for line in path.read_text().splitlines()]
+    assert sorted(written) == list(range(24)) and written != sorted(written)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_costs_its_trial_alone():
+    found = search(num_trials=10, num_parallel=2, evaluate=dying, executor=Processes(2))
+    assert [trial.id for trial in found if trial.error] == [3]
+    assert found[3].reward == -math.inf and "BrokenProcessPool" in found[3].error
+    assert all(trial.succeeded for trial in found if trial.id != 3)
+
+
+def test_a_trial_that_fails_is_written_with_its_reason(tmp_path):
+    path = tmp_path / "trials.jsonl"
+    found = search(path, evaluate=failing, num_trials=10)
+    assert [trial.id for trial in found if trial.error] == [2, 7]
+    assert json.loads(path.read_text().splitlines()[2])["reward"] is None
+    assert trials.read(path)[2].error == "MemoryError: no room for this"
+    assert without_clock(search(path, num_trials=10)) == without_clock(found)
+    assert trials.best(found).reward == max(trial.reward for trial in found)
+    assert trials.best([found[2]]) is None
+
+
+def test_a_search_of_failures_alone_ends():
+    def broken(job):
+        raise TypeError("x")
+
+    with pytest.raises(RuntimeError, match=r"the last 10 trials failed; that of trial 9: TypeError: x"):
+        search(evaluate=broken)
+
+
+def test_a_reward_that_is_not_a_number_is_a_failure_without_an_error():
+    found = search(evaluate=lambda job: Evaluation(math.nan), num_trials=3)
+    assert [trial.reward for trial in found] == [-math.inf] * 3 and not found[0].error
+
+
+def test_stopped_it_writes_what_it_has(tmp_path):
+    done = []
+    search(tmp_path / "t.jsonl", on_trial=lambda trial, told: done.append(trial.id), stop=lambda: len(done) >= 5)
+    assert sorted(trials.read(tmp_path / "t.jsonl")) == [0, 1, 2, 3, 4]
+
+
+def test_a_file_of_another_search_is_refused(tmp_path):
+    path = tmp_path / "trials.jsonl"
+    search(path, num_trials=5)
+    with pytest.raises(ValueError, match="trial 0 is not what this search proposes"):
+        search(path, seed=1)
+    path.write_text("{}\n")
+    with pytest.raises(ValueError, match="line 1 is no trial"):
+        search(path)
+
+
+@pytest.mark.parametrize("name", ["num_trials", "num_parallel"])
+def test_none_at_all_is_refused(name):
+    with pytest.raises(ValueError, match=f"search: {name}=0 must be at least 1"):
+        search(**{name: 0})
+
+
+def test_seeds_of_evaluations_differ():
+    seeds = [trial.seed for trial in search()]
+    assert len(set(seeds)) == 40 and max(seeds) < 2**31
+
+
+def test_a_space_of_categories_counts_mutates_and_refuses():
+    space = CategoricalSpace((2, 3, 1))
+    rng = np.random.default_rng(0)
+    assert space.size == 6 and len({space.sample(rng) for _ in range(200)}) == 6
+    start = space.decode([1, 2, 0])
+    children = [space.mutate(rng, start) for _ in range(400)]
+    changed = [[a != b for a, b in zip(child.values, start.values, strict=True)] for child in children]
+    assert all(sum(one) == 1 for one in changed) and not any(one[2] for one in changed)
+    counts = np.array([len([c for c in children if c.values[1] == v]) for v in (0, 1)])
+    assert np.abs(counts - 100).max() < 40  # half of the mutations, two choices each: four standard deviations
+    assert space.from_json(space.to_json(start)) == start and space.encode(start) == (1, 2, 0)
+    for code in ([1, 3, 0], [1, 2], [-1, 0, 0]):
+        with pytest.raises(ValueError, match="must have a number below each of"):
+            space.decode(code)
+
+
+def test_random_search_may_leave_out_what_it_had():
+    space = CategoricalSpace((2, 2))
+    strategy = RandomSearch(space, seed=0, distinct=True)
+    assert len({strategy.ask().architecture for _ in range(4)}) == 4
+
+
+def test_rewards_with_a_limit():
+    """MnasNet: at the target the accuracy itself; at twice the cost about five per cent less."""
+    assert soft_limit(0.8, 100.0, 100.0) == 0.8
+    assert soft_limit(0.8, 200.0, 100.0) == pytest.approx(0.8 * 0.953, rel=1e-3)
+    assert hard_limit(0.8, 100.0, 100.0) == 0.8 and hard_limit(0.8, 100.1, 100.0) == -math.inf
+    with pytest.raises(ValueError, match=r"cost=0.0 and target=1.0 must be above 0"):
+        soft_limit(0.8, 0.0, 1.0)
+
+
+@pytest.mark.slow
+def test_on_a_ray_cluster_it_is_the_same_search_and_a_worker_that_dies_costs_its_trial_alone():
+    """A cluster of this machine, two workers."""
+    expected = search(num_parallel=2, num_trials=10)
+    cluster = Ray(resources={"num_cpus": 1}, num_cpus=2)
+    assert without_clock(search(num_parallel=2, num_trials=10, executor=cluster)) == without_clock(expected)
+    found = search(num_parallel=2, num_trials=10, evaluate=dying, executor=Ray(num_cpus=2))
+    assert [trial.id for trial in found if trial.error] == [3]
