@@ -58,16 +58,29 @@ def test_restored_on_four_devices_it_goes_on_as_on_one(tmp_path, data_dir, one_d
     assert_same(workdir, one_device)
 
 
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def no_host_is_left():
+    """Where a test fails, others would wait for the cores."""
+    yield
+    while STARTED:
+        STARTED.pop().kill()
+
+
 def start_hosts(workdir, data_dir, count=2, devices=2, only=None, flags=()):
     """`count` processes of so many devices each, or the `only` one, joined over a free port."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     flags = (FLOAT64, f"--workdir={workdir}", data_dir, *flags, f"--coordinator=localhost:{port}")
-    return [
+    hosts = [
         start(*flags, f"--num_processes={count}", f"--process_id={index}", devices=devices)
         for index in (range(count) if only is None else [only])
     ]
+    STARTED.extend(hosts)
+    return hosts
 
 
 def finish(hosts, timeout=300):
