@@ -1,7 +1,8 @@
 """Trains a network: `python train.py --config=configs/shufflenet_v2.py [--config.FIELD=VALUE ...] [--workdir=DIR]`.
 
 The same command resumes a run that was stopped in any way, bit for bit. Exit status: 0 when finished, 1 when the loss
-became non-finite, 2 for a command or config that cannot be run, 75 after SIGTERM (130 after Ctrl-C): run it again.
+became non-finite, 2 for a command or config that cannot be run, 75 after SIGTERM (130 after Ctrl-C): run it again. 75
+too when another process of a cluster was lost: run it again on all hosts.
 """
 
 import contextlib
@@ -12,12 +13,17 @@ import logging
 import math
 import os
 import signal
+import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
+from arch.training.cluster import HEARTBEAT_SECONDS, INTERRUPTED, JOIN_SECONDS, RESUME_ME, VERDICT_SECONDS, supervise
 from arch.training.host import prepare_host
 
 if __name__ == "__main__":
+    supervise()  # one process of several goes on in a child
     prepare_host()  # now, before JAX has threads
 
 import jax
@@ -55,8 +61,9 @@ DISTRIBUTED = flags.DEFINE_boolean("distributed", False, "Join the other hosts o
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; default $JAX_COORDINATOR_ADDRESS.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes in all; default $JAX_NUM_PROCESSES.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is; default $JAX_PROCESS_ID.")
+JOIN = flags.DEFINE_integer("join_seconds", JOIN_SECONDS, "Within which all processes must come.", lower_bound=1)
 
-NON_FINITE, RESUME_ME, INTERRUPTED = 1, 75, 130  # exit statuses; 75 is EX_TEMPFAIL of sysexits.h
+NON_FINITE = 1  # exit status, see also arch/training/cluster.py
 PROFILE_AFTER = 10  # steps, so that compilation is not in the profile
 
 logger = logging.getLogger("train")
@@ -77,6 +84,10 @@ def main() -> int:
                 raise
             cli.fail(error)
             os._exit(cli.USAGE_ERROR)  # at once: the other hosts wait in a collective, and end when this one is gone
+        except Exception as error:
+            if jax.process_count() == 1:
+                raise
+            leave_others(error)
 
 
 def execute(config: ml_collections.ConfigDict, stop: StopRequest) -> int:
@@ -104,7 +115,31 @@ def join_cluster() -> None:
         return
     if not DISTRIBUTED.value and missing:
         raise ValueError(f"{' and '.join(missing)} must be given too, to join processes; or --distributed on a cluster")
-    jax.distributed.initialize(address, count, index)
+    if not index:
+        logger.warning("waiting at most %d s for the other processes", JOIN.value)
+    try:
+        jax.distributed.initialize(
+            address, count, index, initialization_timeout=JOIN.value, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"cluster: --coordinator={address} --num_processes={count} --process_id={index} cannot be joined "
+            f"({str(error).strip() or type(error).__name__}); where JAX does not recognise the cluster, give all three"
+        ) from error
+
+
+def leave_others(error: Exception) -> NoReturn:
+    """Ends one process of several after an error, without the end of a program, at which it would wait for the others.
+
+    A collective fails where another process is gone. Then JAX ends this one while it waits, and says which is gone.
+    """
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        reason = str(error).strip().split("\n")[0][:200]
+        logger.warning("a step failed (%s); waiting %d s for what others know of it", reason, VERDICT_SECONDS)
+        time.sleep(VERDICT_SECONDS)
+    traceback.print_exception(error)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def from_main_host(value: int) -> int:
@@ -320,9 +355,15 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: str, stop: Sto
     with contextlib.ExitStack() as stack:
         stack.callback(run.pipeline.close)
         if main_host:
-            workdir.check(folder, config.to_dict(), default.get_config().to_dict())
-            stack.enter_context(workdir.claim(folder, config.to_dict()))
-        from_main_host(0)  # the others come here only when the folder is ours
+            try:
+                workdir.check(folder, config.to_dict(), default.get_config().to_dict())
+                stack.enter_context(workdir.claim(folder, config.to_dict()))
+            except (ValueError, OSError) as error:
+                if jax.process_count() == 1:
+                    raise
+                return from_main_host(cli.fail(error))
+        if status := from_main_host(0):  # of the main host: the others go on only when the folder is ours
+            return status
         checkpoints = Checkpointer(os.path.join(folder, "checkpoints"), track_best=bool(config.data.val_split))
         stack.callback(checkpoints.close)
         start, state = checkpoints.restore(jax.eval_shape(run.create_state)) or (0, run.first_state())

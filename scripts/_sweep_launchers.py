@@ -1,77 +1,27 @@
-"""How the runs of a sweep are started: `LAUNCHERS` by name."""
+"""How the runs of a sweep are started: on this machine here, on clusters in _sweep_clusters.py."""
 
 import collections
 import contextlib
 import dataclasses
 import logging
 import os
-import pathlib
 import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any
 
-from arch.training.logbook import read_rows
 from arch.training.progress import duration
-from scripts._sweep_results import Results
+from scripts._sweep_job import Job
 
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 75}  # exit statuses of a run that has saved, and then of the sweep
 
 logger = logging.getLogger("sweep")
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A point as a launcher sees it.
-
-    Attributes:
-      name: of the point.
-      folder: of the run.
-      command: trains it, or goes on; the program is the first item.
-      num_steps: of the whole run.
-      identity: of its config.
-      overrides: of the point.
-      results: of the sweep; those of no file keep nothing.
-    """
-
-    name: str
-    folder: pathlib.Path
-    command: Sequence[str]
-    num_steps: int
-    identity: str = ""
-    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    results: Results = dataclasses.field(default_factory=lambda: Results(None))
-
-    def is_finished(self) -> bool:
-        """Whether it is among the results, or train.py has nothing left to do."""
-        return self.results.has(self.identity) or self.has_ended()
-
-    def has_ended(self) -> bool:
-        """Whether train.py has nothing left to do: the last row is written and so is the last checkpoint."""
-        rows = read_rows(self.folder / "metrics.jsonl")
-        return (
-            bool(rows)
-            and rows[-1]["step"] == self.num_steps
-            and (self.folder / "checkpoints" / str(self.num_steps)).is_dir()
-        )
-
-    def keep_result(self) -> None:
-        """Adds what the run came to to the results, if it has ended."""
-        if self.has_ended():
-            self.results.add(self.name, self.identity, self.num_steps, self.overrides, self.folder)
-
-    def result(self) -> str:
-        """The last accuracies, for the log."""
-        row = (read_rows(self.folder / "metrics.jsonl") or [{}])[-1]
-        return "".join(f", {name} {value:.4f}" for name, value in row.items() if name.endswith("/accuracy"))
-
-
-def print_commands(jobs: Sequence[Job], num_parallel: int = 1) -> int:
+def print_commands(jobs: Sequence[Job]) -> int:
     """A line for a shell, of every point that is not finished."""
-    del num_parallel
     for job in jobs:
         if not job.is_finished():
             print(shlex.join(job.command))
@@ -223,8 +173,3 @@ def run_locally(jobs: Sequence[Job], num_parallel: int = 1) -> int:
         logger.error("failed: %s", line)
     logger.info("%d of %d points are finished", len(jobs) - len(failed), len(jobs))
     return 1 if failed else 0
-
-
-# A launcher takes the jobs, finished ones among them, and how many may run at a time, and returns the exit status of
-# this program.
-LAUNCHERS = {"local": run_locally, "print": print_commands}

@@ -8,18 +8,23 @@ named by the fields that tell it from the others; with --parallel=N, N at a time
 (small networks gain most by one core each). The same command again skips what is finished and resumes what is not; a
 point that fails is reported and the sweep goes on. --results=FILE.jsonl keeps the evaluations of every finished point
 in one small file, read by scripts/plot.py; a point that is there counts as finished, on another machine too.
---launcher=print prints the commands of what is not finished.
+--launcher=print prints the commands of what is not finished. --launcher=slurm submits it, each point as a job of
+scripts/launch_slurm.sh, and ends: what is in the queue already is left alone. --launcher=tpu trains it on a pod, one
+point after the other, by scripts/launch_tpu_pod.sh. --cluster_flags="..." are those of sbatch and of that script. Both
+see what is finished in --workdir, which must be a folder that this machine and the cluster share.
 
 All other flags go to train.py; a --config.FIELD=VALUE among them wins over the sweep. Exit status: 0 when all points
 are finished, 1 when some failed, 2 for a command or sweep that cannot be run, 75 after SIGTERM, 130 after Ctrl-C: the
-point at work has been saved; run the command again.
+point at work has been saved; run the command again. With --launcher=slurm 0 when all that is not finished is in the
+queue, 1 when some was refused.
 """
 
 import json
 import logging
 import pathlib
+import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run from a checkout
@@ -31,18 +36,32 @@ import train
 from arch.errors import unknown_name
 from arch.training import workdir
 from configs import cli, default
-from scripts._sweep_launchers import LAUNCHERS, Job
+from scripts._sweep_clusters import run_on_pod, submit
+from scripts._sweep_job import Job
+from scripts._sweep_launchers import print_commands, run_locally
 from scripts._sweep_points import Point, check, expand, load
 from scripts._sweep_results import Results, telling_fields
 
 SWEEP = flags.DEFINE_string("sweep", None, "Grid: configs/sweeps/NAME.py.", required=True)
-LAUNCHER = flags.DEFINE_string("launcher", "local", "local: trains them here; print: only their commands.")
+LAUNCHER = flags.DEFINE_string(
+    "launcher",
+    "local",
+    "local: trains them here; slurm: submits them; tpu: trains them on a pod; print: their commands.",
+)
+CLUSTER_FLAGS = flags.DEFINE_string("cluster_flags", "", "Of sbatch for slurm; of scripts/launch_tpu_pod.sh for tpu.")
 RESULTS = flags.DEFINE_string("results", None, "File that keeps the evaluations of finished points.")
 PARALLEL = flags.DEFINE_integer(
     "parallel", 1, "Points that --launcher=local trains at a time; on a GPU they share its memory.", lower_bound=1
 )
 
-OWN_FLAGS = ("sweep", "launcher", "workdir", "parallel", "results")
+OWN_FLAGS = ("sweep", "launcher", "cluster_flags", "workdir", "parallel", "results")
+# A launcher takes the jobs, finished ones among them, and returns the exit status of this program.
+LAUNCHERS: dict[str, Callable[[Sequence[Job]], int]] = {
+    "local": lambda jobs: run_locally(jobs, PARALLEL.value),
+    "slurm": lambda jobs: submit(jobs, shlex.split(CLUSTER_FLAGS.value)),
+    "tpu": lambda jobs: run_on_pod(jobs, shlex.split(CLUSTER_FLAGS.value)),
+    "print": print_commands,
+}
 RECORD = "sweep.json"  # what the folder of a sweep holds beside its runs; read by scripts/plot.py
 
 logger = logging.getLogger("sweep")
@@ -57,6 +76,9 @@ def main(arguments: Sequence[str]) -> int:
     jax.config.update("jax_platforms", "cpu")
     if LAUNCHER.value not in LAUNCHERS:
         raise unknown_name("--launcher", LAUNCHER.value, LAUNCHERS)
+    if PARALLEL.value > 1 and LAUNCHER.value in ("slurm", "tpu"):
+        raise ValueError(f"--parallel={PARALLEL.value} is of --launcher=local; leave it out with {LAUNCHER.value}")
+    workdir.check_place(train.WORKDIR.value or "")
     folder = pathlib.Path(train.WORKDIR.value or f"runs/{cli.config_name()}-{pathlib.Path(SWEEP.value).stem}")
     points = expand(train.CONFIG.value, load(SWEEP.value), given=given_fields(arguments))
     logger.info("checking %d points", len(points))
@@ -70,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
         identity = workdir.identity(config, defaults)
         jobs.append(Job(point.name, place, command, num_steps, identity, point.overrides, results))
     write_record(folder, points, jobs)
-    return LAUNCHERS[LAUNCHER.value](jobs, PARALLEL.value)
+    return LAUNCHERS[LAUNCHER.value](jobs)
 
 
 def given_fields(arguments: Iterable[str]) -> set[str]:

@@ -37,5 +37,5 @@ def test_the_example_runs():
 
 
 def test_the_paths_it_names_exist():
-    for path in re.findall(r"(?<![\w/.])((?:configs|scripts|arch|input_pipeline)/[\w/]+(?:\.py)?)", README):
+    for path in re.findall(r"(?<![\w/.])((?:configs|scripts|arch|input_pipeline)/[\w/]+(?:\.(?:py|sh))?)", README):
         assert (ROOT / path).exists(), path

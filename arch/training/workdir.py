@@ -24,6 +24,18 @@ FREE_FIELDS = frozenset(
 )
 
 
+def check_place(workdir: str) -> None:
+    """Does nothing where this is a path.
+
+    Raises:
+      ValueError: it is a URL, as of a bucket.
+    """
+    if "://" in workdir:
+        raise ValueError(
+            f"--workdir={workdir} must be a folder that all hosts see, and no URL; mount the bucket, with gcsfuse say"
+        )
+
+
 def check(workdir: str, config: dict[str, Any], defaults: dict[str, Any], *, only: tuple[str, ...] = ("",)) -> None:
     """Does nothing where the folder is new, or holds a run of this configuration.
 
@@ -33,8 +45,9 @@ def check(workdir: str, config: dict[str, Any], defaults: dict[str, Any], *, onl
       only: prefixes of the fields that must agree, for evaluation; training compares all but FREE_FIELDS.
 
     Raises:
-      ValueError: the folder is of another configuration (which fields differ), or holds other things.
+      ValueError: the folder is of another configuration (which fields differ), holds other things, or is a URL.
     """
+    check_place(workdir)
     folder = pathlib.Path(workdir)
     path = folder / "config.json"
     if not path.exists():

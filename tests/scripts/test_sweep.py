@@ -19,7 +19,8 @@ from arch.training.logbook import read_rows
 from configs import default, shufflenet_v2
 from configs.sweeps import grid
 from scripts import plot
-from scripts._sweep_launchers import Job, LocalRuns, print_commands, run_locally
+from scripts._sweep_job import Job
+from scripts._sweep_launchers import LocalRuns, print_commands, run_locally
 from scripts._sweep_points import check_point, expand, load
 from scripts._sweep_results import Results, read
 

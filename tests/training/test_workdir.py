@@ -92,3 +92,8 @@ def test_a_field_added_since_the_run_began_counts_as_its_default(tmp_path):
         workdir.check(str(tmp_path), CONFIG | {"extra": {"size": 3, "shape": (1,)}}, later)
     assert workdir.identity(CONFIG | {"extra": later["extra"]}, later) == workdir.identity(CONFIG, DEFAULTS)
     assert workdir.identity(CONFIG | {"extra": {"size": 3}}, later) != workdir.identity(CONFIG, DEFAULTS)
+
+
+def test_a_bucket_is_no_folder():
+    with pytest.raises(ValueError, match=r"--workdir=gs://bucket/run must be a folder, .* mount the bucket"):
+        workdir.check("gs://bucket/run", {}, {})
