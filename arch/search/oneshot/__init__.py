@@ -1,0 +1,1 @@
+"""Searches within one network that holds all candidates."""

@@ -1,0 +1,213 @@
+"""A recurrent controller that writes an architecture choice by choice, trained by its reward: REINFORCE and PPO.
+
+Zoph and Le, arXiv:1611.01578; Zoph, Vasudevan, Shlens, Le, arXiv:1707.07012, appendix A.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from arch.errors import unknown_name
+from arch.search.space import Architecture, Space
+from arch.search.strategy import Proposal
+from arch.search.trials import Trial
+
+METHODS = ("reinforce", "ppo")
+
+
+class Written(NamedTuple):
+    """Choices that a controller has made, or was made to make.
+
+    Attributes:
+      actions: int32 [positions].
+      log_probs: float32 [positions], of each choice after those before it.
+      entropies: float32 [positions], of what was there to choose from, in nats.
+    """
+
+    actions: jax.Array
+    log_probs: jax.Array
+    entropies: jax.Array
+
+
+class Controller(nn.Module):
+    """One LSTM; at each position a softmax of its own over the choices there, whose embedding is the next input.
+
+    Attributes:
+      choices: how many there are at each position.
+      features: of the LSTM and of the embeddings; 100 in the paper.
+      init_scale: all parameters start from U(-init_scale, init_scale).
+    """
+
+    choices: tuple[int, ...]
+    features: int = 100
+    init_scale: float = 0.1
+
+    @nn.compact
+    def __call__(self, actions: jax.Array) -> Written:
+        """Writes one architecture.
+
+        Args:
+          actions: int32 [positions], what to choose; where negative, it is drawn with the rng "sample".
+        """
+        length, most = len(self.choices), max(self.choices)
+
+        def uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+            return jax.random.uniform(key, shape, dtype, -self.init_scale, self.init_scale)
+
+        lstm = self.param("lstm", uniform, (2 * self.features, 4 * self.features))
+        lstm_bias = self.param("lstm_bias", uniform, (4 * self.features,))
+        kernel = self.param("kernel", uniform, (length, self.features, most))
+        bias = self.param("bias", uniform, (length, most))
+        embedding = self.param("embedding", uniform, (length, most, self.features))
+        first = self.param("first", uniform, (self.features,))
+        allowed = jnp.arange(most) < jnp.asarray(self.choices)[:, None]
+        keys = jax.random.split(self.make_rng("sample"), length) if self.has_rng("sample") else None
+
+        def step(carry: Any, inputs: Any) -> tuple[Any, Written]:
+            (memory, h, x), (position, action, key) = carry, inputs
+            gates = jnp.concatenate([x, h]) @ lstm + lstm_bias
+            write, keep, new, show = jnp.split(gates, 4)
+            memory = nn.sigmoid(keep) * memory + nn.sigmoid(write) * jnp.tanh(new)
+            h = nn.sigmoid(show) * jnp.tanh(memory)
+            logits = jnp.where(allowed[position], h @ kernel[position] + bias[position], -jnp.inf)
+            log_probs = jax.nn.log_softmax(logits)
+            if key is not None:
+                action = jnp.where(action < 0, jax.random.categorical(key, logits), action)
+            # Of a choice that is not allowed 0 log 0 = 0, also in the derivative.
+            entropy = -jnp.sum(jnp.exp(log_probs) * jnp.where(allowed[position], log_probs, 0.0))
+            return (memory, h, embedding[position, action]), Written(action, log_probs[action], entropy)
+
+        positions = jnp.arange(length)
+        zeros = jnp.zeros_like(first)
+        return jax.lax.scan(step, (zeros, zeros, first), (positions, actions, keys))[1]
+
+
+def loss(
+    controller: Controller,
+    params: Any,
+    actions: jax.Array,
+    old_log_probs: jax.Array,
+    advantages: jax.Array,
+    *,
+    method: str,
+    clip: float,
+    entropy_weight: float,
+) -> jax.Array:
+    """What the controller lowers, a mean over the batch; its gradient is an estimate of minus that of the reward.
+
+    reinforce: -log p(a) A - entropy_weight H. ppo: -min(r A, clip(r, 1 - clip, 1 + clip) A) - entropy_weight H, with
+    r = p(a) / p_old(a). At p = p_old both have the same gradient.
+
+    Args:
+      actions: int32 [batch, positions].
+      old_log_probs: [batch].
+      advantages: [batch].
+      entropy_weight: of the sum of the entropies of all choices.
+    """
+    written = jax.vmap(lambda one: controller.apply({"params": params}, one))(actions)
+    log_probs, entropies = written.log_probs.sum(-1), written.entropies.sum(-1)
+    if method == "reinforce":
+        gain = log_probs * advantages
+    else:
+        ratio = jnp.exp(log_probs - old_log_probs)
+        gain = jnp.minimum(ratio * advantages, jnp.clip(ratio, 1 - clip, 1 + clip) * advantages)
+    return -jnp.mean(gain + entropy_weight * entropies)
+
+
+class ReinforcementLearning:
+    """Proposals of a controller, which learns from every batch of rewards.
+
+    Args:
+      space: whose encodings are written.
+      seed: of the first parameters and of the draws.
+      method: "ppo" (arXiv:1707.07012) or "reinforce" (arXiv:1611.01578).
+      batch_size: trials an update; 20 in the paper.
+      learning_rate: of Adam; 3.5e-4 in the paper.
+      features: of the LSTM; 100 in the paper.
+      baseline_decay: of the moving average of rewards that is the baseline; 0.95 in the paper. It moves after it was
+        used, and starts as the mean of the first batch.
+      entropy_weight: 1e-5 in the paper.
+      clip: of ppo; 0.2.
+      num_epochs: updates from one batch, of ppo.
+      failed_reward: what a failed trial counts as.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        seed: int,
+        method: str = "ppo",
+        batch_size: int = 20,
+        learning_rate: float = 3.5e-4,
+        features: int = 100,
+        baseline_decay: float = 0.95,
+        entropy_weight: float = 1e-5,
+        clip: float = 0.2,
+        num_epochs: int = 4,
+        failed_reward: float = 0.0,
+    ):
+        if method not in METHODS:
+            raise unknown_name("ReinforcementLearning: method", method, METHODS)
+        if batch_size < 1 or num_epochs < 1:
+            raise ValueError(
+                f"ReinforcementLearning: batch_size={batch_size} and num_epochs={num_epochs} must be at least 1; raise "
+                "them"
+            )
+        if not 0 <= baseline_decay < 1:
+            raise ValueError(f"ReinforcementLearning: baseline_decay={baseline_decay} must be in [0, 1); 0.95 is usual")
+        self._space, self._batch_size, self._failed_reward = space, batch_size, failed_reward
+        self._num_epochs, self._baseline_decay = num_epochs if method == "ppo" else 1, baseline_decay
+        self.controller, optimizer = Controller(tuple(space.choices), features), optax.adam(learning_rate)
+        self._drawn = jnp.full(len(space.choices), -1, jnp.int32)
+        self._first_key, self._sample_key = jax.random.split(jax.random.key(seed))
+        init = jax.jit(lambda key: self.controller.init({"params": key}, jnp.zeros_like(self._drawn))["params"])
+        self.params = init(self._first_key)
+        self._opt_state = optimizer.init(self.params)
+        self.baseline: float | None = None
+        self._num_asked = 0
+        self._asked: dict[Architecture, list[tuple[np.ndarray, float]]] = {}
+        self._told: list[tuple[np.ndarray, float, float]] = []
+
+        def draw(params: Any, key: jax.Array) -> Written:
+            return self.controller.apply({"params": params}, self._drawn, rngs={"sample": key})
+
+        def update(params: Any, opt_state: Any, *batch: jax.Array) -> tuple[Any, Any]:
+            options = {"method": method, "clip": clip, "entropy_weight": entropy_weight}
+            gradient = jax.grad(lambda p: loss(self.controller, p, *batch, **options))(params)
+            updates, opt_state = optimizer.update(gradient, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state
+
+        self._draw, self._update = jax.jit(draw), jax.jit(update)
+
+    def ask(self) -> Proposal:
+        """Drawn from the controller as it is now."""
+        written = self._draw(self.params, jax.random.fold_in(self._sample_key, self._num_asked))
+        self._num_asked += 1
+        actions = np.asarray(written.actions)
+        architecture = self._space.decode(actions.tolist())
+        self._asked.setdefault(architecture, []).append((actions, float(written.log_probs.sum())))
+        return Proposal(architecture)
+
+    def tell(self, architecture: Architecture, trial: Trial) -> None:
+        """Learns when a batch is whole."""
+        actions, log_prob = self._asked[architecture].pop(0)
+        if not self._asked[architecture]:
+            del self._asked[architecture]
+        self._told.append((actions, log_prob, trial.reward if trial.succeeded else self._failed_reward))
+        if len(self._told) == self._batch_size:
+            self._learn()
+            self._told.clear()
+
+    def _learn(self) -> None:
+        actions, log_probs, rewards = (np.asarray(values) for values in zip(*self._told, strict=True))
+        mean = float(rewards.mean())
+        baseline = mean if self.baseline is None else self.baseline
+        batch = (actions, log_probs.astype(np.float32), (rewards - baseline).astype(np.float32))
+        for _ in range(self._num_epochs):
+            self.params, self._opt_state = self._update(self.params, self._opt_state, *batch)
+        self.baseline = self._baseline_decay * baseline + (1 - self._baseline_decay) * mean
