@@ -3,6 +3,7 @@
 Zoph and Le, arXiv:1611.01578; Zoph, Vasudevan, Shlens, Le, arXiv:1707.07012, appendix A.
 """
 
+import collections
 from typing import Any, NamedTuple
 
 import jax
@@ -170,11 +171,17 @@ class ReinforcementLearning:
         self._opt_state = optimizer.init(self.params)
         self.baseline: float | None = None
         self._num_asked = 0
+        self._ahead: collections.deque[tuple[np.ndarray, float]] = collections.deque()  # drawn, and not asked for yet
         self._asked: dict[Architecture, list[tuple[np.ndarray, float]]] = {}
         self._told: list[tuple[np.ndarray, float, float]] = []
 
-        def draw(params: Any, key: jax.Array) -> Written:
-            return self.controller.apply({"params": params}, self._drawn, rngs={"sample": key})
+        def draw(params: Any, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
+            def one(number: jax.Array) -> Written:
+                key = jax.random.fold_in(self._sample_key, number)
+                return self.controller.apply({"params": params}, self._drawn, rngs={"sample": key})
+
+            written = jax.vmap(one)(numbers)
+            return written.actions, written.log_probs.sum(-1)
 
         def update(params: Any, opt_state: Any, *batch: jax.Array) -> tuple[Any, Any]:
             options = {"method": method, "clip": clip, "entropy_weight": entropy_weight}
@@ -186,11 +193,14 @@ class ReinforcementLearning:
 
     def ask(self) -> Proposal:
         """Drawn from the controller as it is now."""
-        written = self._draw(self.params, jax.random.fold_in(self._sample_key, self._num_asked))
+        if not self._ahead:  # many at once are faster than one at a time
+            numbers = jnp.arange(self._num_asked, self._num_asked + self._batch_size)
+            actions, log_probs = self._draw(self.params, numbers)
+            self._ahead.extend(zip(np.asarray(actions), np.asarray(log_probs).tolist(), strict=True))
+        actions, log_prob = self._ahead.popleft()
         self._num_asked += 1
-        actions = np.asarray(written.actions)
         architecture = self._space.decode(actions.tolist())
-        self._asked.setdefault(architecture, []).append((actions, float(written.log_probs.sum())))
+        self._asked.setdefault(architecture, []).append((actions, log_prob))
         return Proposal(architecture)
 
     def tell(self, architecture: Architecture, trial: Trial) -> None:
@@ -204,6 +214,7 @@ class ReinforcementLearning:
             self._told.clear()
 
     def _learn(self) -> None:
+        self._ahead.clear()  # of the controller as it was
         actions, log_probs, rewards = (np.asarray(values) for values in zip(*self._told, strict=True))
         mean = float(rewards.mean())
         baseline = mean if self.baseline is None else self.baseline
