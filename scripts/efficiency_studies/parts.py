@@ -74,15 +74,15 @@ def roofline_lines(part: Mapping[str, Any]) -> list[str]:
     peaks = Peaks(part["macs_per_s"], part["bytes_per_s"])
     found = [f"  {peaks.macs_per_s / 1e9:.4g} GMACs/s, {peaks.bytes_per_s / 1e9:.4g} GB/s"]
     found += [
-        f"  {row['layer']:32s} {row['kind']:24s} {row['ms']:8.4f} ms, limit {row['limit_ms']:.4f} ms by {row['bound']}: "
-        f"{row['reached']:.0%}"
+        f"  {row['layer']:32s} {row['kind']:24s} {row['ms']:8.4f} ms, limit {row['limit_ms']:.4f} ms "
+        f"by {row['bound']}: {row['reached']:.0%}"
         for row in part["layers"]
     ]
     return found
 
 
 def by_kind(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Layers of the same kind together: their number, time, limit, what bounds most, and the median of what is reached."""
+    """Layers of one kind together: number, time, limit, what bounds most of them, the median of what is reached."""
     kinds: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         kinds.setdefault(row["kind"], []).append(row)

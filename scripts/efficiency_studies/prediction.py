@@ -21,23 +21,21 @@ NUM_NETWORKS = {False: 8, True: 24}  # that are predicted, in the full run more
 def mobilenets() -> tuple[list[nn.Module], Iterator[nn.Module]]:
     """MobileNet v2 with 1 to 4 units and an expansion of 3 or 6 a stage: two that have all operators, and any of it."""
     stages = 6
-    covering = [
-        create("mobilenet_v2", stage_sizes=(1, *(2,) * stages), expand_ratios=(1, *(ratio,) * stages))
-        for ratio in (3, 6)
-    ]
+
+    def net(sizes: Sequence[int], ratios: Sequence[int]) -> nn.Module:
+        return create("mobilenet_v2", stage_sizes=(1, *sizes), expand_ratios=(1, *ratios))
 
     def drawn() -> Iterator[nn.Module]:
         rng = random.Random(0)
         while True:
             sizes = [rng.randint(1, 4) for _ in range(stages)]
-            ratios = [rng.choice((3, 6)) for _ in range(stages)]
-            yield create("mobilenet_v2", stage_sizes=(1, *sizes), expand_ratios=(1, *ratios))
+            yield net(sizes, [rng.choice((3, 6)) for _ in range(stages)])
 
-    return covering, drawn()
+    return [net((2,) * stages, (ratio,) * stages) for ratio in (3, 6)], drawn()
 
 
 def shufflenets() -> tuple[list[nn.Module], Iterator[nn.Module]]:
-    """ShuffleNet v2 1x with 2 to 10 units a stage: the shortest has all operators, and any of it."""
+    """ShuffleNet v2 1x with 2 to 10 units a stage: a short one has all operators, and any of it."""
 
     def drawn() -> Iterator[nn.Module]:
         rng = random.Random(0)
@@ -66,9 +64,8 @@ def _predict(space: str, settings: Settings) -> dict[str, Any]:
     tried = [_network(model) for model, _ in zip(drawn, range(NUM_NETWORKS[settings.is_full]), strict=False)]
     pairs = _compare(tried, scaled.predict, settings)
     error = scaled.with_error(pairs).error
-    unscaled = table.with_error(
-        [(table.predict(n.fn, n.variables, n.images), m) for n, (_, m) in zip(tried, pairs, strict=True)]
-    )
+    sums = [table.predict(net.fn, net.variables, net.images) for net in tried]
+    unscaled = table.with_error([(seconds, measured) for seconds, (_, measured) in zip(sums, pairs, strict=True)])
     jax.clear_caches()
     return {
         "space": space,
