@@ -98,9 +98,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for alone in ("page", "agree"):
         if alone in args.studies and args.studies != [alone]:
             parser.error(f"{alone} must be the only study; run it apart")
-    if len(args.json) != 1 + (args.studies == ["agree"]):
-        number = "two" if args.studies == ["agree"] else "one"
-        parser.error(f"--json must be given {number if number == 'two' else 'once'}; name the results")
+    times = 2 if args.studies == ["agree"] else 1
+    if len(args.json) != times:
+        parser.error(f"--json must be given {'twice' if times == 2 else 'once'}; name the results")
     if args.minutes is None and "all" in args.studies and not args.full:
         args.minutes = ALL_MINUTES
     return args

@@ -42,7 +42,7 @@ _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _CALL = "arch.efficiency.breakdown"
 
-Path_ = tuple[str, ...]
+Scopes = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +128,7 @@ def instructions(text: str, layers: Sequence[Layer]) -> dict[str, Instruction]:
     return found
 
 
-def _kind(opcode: str, line: str, multiplying: set[Path_]) -> str:
+def _kind(opcode: str, line: str, multiplying: set[Scopes]) -> str:
     """Of one instruction, or of one part of a fused one."""
     if opcode in _PRODUCTS or (opcode == "custom-call" and _KERNELS.search((_TARGET.search(line) or [""])[0].lower())):
         return CONVOLUTION
@@ -143,14 +143,14 @@ def _kind(opcode: str, line: str, multiplying: set[Path_]) -> str:
     return REST if opcode in _OTHERS | _CONTROL else ELEMENTWISE
 
 
-def _scopes(line: str) -> Path_:
+def _scopes(line: str) -> Scopes:
     """Names of modules and scopes around what an instruction was made of, from the top, without the primitive."""
     name = _OP_NAME.search(line)
     parts = name[1].split("/")[:-1] if name else []
     return tuple(part for part in parts if "(" not in part and "." not in part)
 
 
-def _layer(line: str, multiplying: set[Path_]) -> Path_:
+def _layer(line: str, multiplying: set[Scopes]) -> Scopes:
     """The innermost layer that multiplies around an instruction."""
     path = _scopes(line)[1:]
     while path and path not in multiplying:
