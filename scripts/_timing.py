@@ -1,26 +1,18 @@
-"""What the benchmarks share: peers timed in turn in one process, ratios with their spread, device and versions."""
+"""What the benchmarks share beside arch.efficiency.latency: ratios with their spread, torch as a peer, versions."""
 
 import dataclasses
 import importlib.metadata
 import importlib.util
 import math
 import os
-import platform
 import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import jax
 
-# Runs a peer's work so many times, and returns when all of it is done.
-Call = Callable[[int], None]
-
-BLOCK_S = 0.01  # calls in a row that make one sample, at least
-PAUSE_S = 0.02  # before a sample, on a CPU
-MAX_CALLS = 100  # in one sample
+from arch.efficiency.latency import Call, device_name, num_threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,43 +39,6 @@ class Ratio:
         return f"{self.median:.3g} ({spread})"
 
 
-def interleave(calls: Mapping[str, Call], *, pairs: int, once_s: float) -> dict[str, list[float]]:
-    """Seconds of one call, sample by sample, for each peer.
-
-    Peers take turns, every second round backwards; a sample is a block of calls that lasts at least BLOCK_S. On a CPU
-    each block has a pause and a call that is not timed before it: idle threads of torch spin for milliseconds after its
-    last call, and in blocks without a pause a depthwise convolution of ours took 1.4 to 2 times as long beside torch as
-    alone (28x28x58 on two cores, 0.35 to 0.65 ms); with both, each peer was as fast beside the other as alone.
-
-    Args:
-        calls: peers by name, compiled already.
-        pairs: rounds.
-        once_s: a peer whose first call takes longer is left at that.
-    """
-    seconds, sizes = {}, {}
-    for name, call in calls.items():
-        seconds[name] = [_timed(call, 1)]
-        if seconds[name][0] <= once_s:
-            again = min(_timed(call, 1) for _ in range(2))
-            sizes[name] = min(MAX_CALLS, max(1, math.ceil(BLOCK_S / again)))
-            seconds[name] = []
-    spins = jax.default_backend() == "cpu" and len(calls) > 1
-    for turn in range(pairs):
-        for name in list(sizes)[:: 1 if turn % 2 == 0 else -1]:
-            if spins:
-                time.sleep(PAUSE_S)
-            calls[name](1)
-            seconds[name].append(_timed(calls[name], sizes[name]))
-    return seconds
-
-
-def _timed(call: Call, times: int) -> float:
-    """Seconds of one of so many calls in a row."""
-    start = time.perf_counter()
-    call(times)
-    return (time.perf_counter() - start) / times
-
-
 def ratio(peer: Sequence[float], ours: Sequence[float]) -> Ratio:
     """Of samples taken in the same rounds; of the medians where one of the two was timed once."""
     if min(len(peer), len(ours)) < 2:
@@ -106,24 +61,6 @@ def geometric_mean(values: Iterable[float]) -> float:
     """Of positive numbers; not a number where there are none."""
     logs = [math.log(value) for value in values]
     return math.exp(sum(logs) / len(logs)) if logs else math.nan
-
-
-def jax_call(fn: Callable[..., Any], *args: Any) -> Call:
-    """Calls a compiled function on arrays that are on the device already.
-
-    On a CPU each call is waited for; on an accelerator the calls of a block are queued, as those of torch are.
-    """
-    waits = jax.default_backend() == "cpu"
-
-    def call(times: int) -> None:
-        out = None
-        for _ in range(times):
-            out = fn(*args)
-            if waits:
-                jax.block_until_ready(out)
-        jax.block_until_ready(out)
-
-    return call
 
 
 def torch_call(fn: Callable[[], Any]) -> Call:
@@ -160,18 +97,12 @@ def has_torch(package: str = "torch") -> bool:
     return jax.default_backend() == {"cuda": "gpu", "cpu": "cpu"}[torch_device()]
 
 
-def num_threads() -> int:
-    """Cores that this process may use: XLA takes them all, and torch is given as many."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def environment() -> dict[str, Any]:
     """Device and versions."""
     packages = [name for name in ("jax", "flax", "torch", "torchvision") if importlib.util.find_spec(name) is not None]
-    platform_name = jax.default_backend()
     return {
-        "device": _cpu_name() if platform_name == "cpu" else jax.devices()[0].device_kind,
-        "platform": platform_name,
+        "device": device_name(),
+        "platform": jax.default_backend(),
         "threads": num_threads(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }
@@ -187,13 +118,3 @@ def warning() -> str | None:
     if jax.default_backend() != "cpu" or load < 0.5:
         return None
     return f"warning: load average {load:.1f}; beside other processes every time is wrong, and torch's up to 100-fold"
-
-
-def _cpu_name() -> str:
-    """The name of the processor, with the widest vectors that it has."""
-    cpuinfo = Path("/proc/cpuinfo")
-    fields = [line.partition(":") for line in cpuinfo.read_text().splitlines()] if cpuinfo.exists() else []
-    names = [value.strip() for field, _, value in fields if field.strip() == "model name"]
-    flags = {flag for field, _, value in fields if field.strip() == "flags" for flag in value.split()}
-    vectors = [name for name in ("avx512f", "avx2") if name in flags]
-    return " ".join([names[0] if names else platform.machine(), *vectors[:1]])

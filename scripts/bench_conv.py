@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from arch.efficiency import latency
 from arch.ops._lowerings import choice, primitives
 from arch.ops.conv import Conv
 from scripts import _report, _results, _timing
@@ -127,7 +128,7 @@ def measure(shape: ConvShape, batch: int, args: argparse.Namespace) -> dict[str,
     row = {"record": "conv", "shape": shape.name, "class": shape.kind, "batch": batch, "macs": shape.macs * batch}
     for direction in args.directions:
         calls = {name: makers[name](shape, arrays, direction, args.dtype) for name in ("ours", *args.peers)}
-        seconds = _timing.interleave(calls, pairs=args.pairs, once_s=ONCE_S)
+        seconds = latency.interleave(calls, pairs=args.pairs, once_s=ONCE_S)
         row[direction] = {"lowerings": chosen[direction], **_timing.compare(seconds)}
     jax.clear_caches()
     return row
@@ -147,11 +148,11 @@ def _sizes(shape: ConvShape, batch: int) -> tuple[tuple[int, ...], ...]:
 
 def flax_call(
     shape: ConvShape, arrays: Sequence[np.ndarray], direction: str, dtype: str, conv: Callable[..., nn.Module] = nn.Conv
-) -> _timing.Call:
+) -> latency.Call:
     """A linen convolution, compiled."""
     arrays = [jnp.asarray(array, dtype) for array in arrays]
     function, arguments = _functions(shape, dtype, conv)[direction], arrays[: 2 if direction == "forward" else 3]
-    return _timing.jax_call(jax.jit(function).lower(*arguments).compile(), *arguments)
+    return latency.jax_call(jax.jit(function).lower(*arguments).compile(), *arguments)
 
 
 def _functions(shape: ConvShape, dtype: str, conv: Callable[..., nn.Module]) -> dict[str, Callable[..., Any]]:
@@ -178,7 +179,7 @@ def _functions(shape: ConvShape, dtype: str, conv: Callable[..., nn.Module]) -> 
     return {"forward": forward, "forward_backward": forward_backward}
 
 
-def torch_call(shape: ConvShape, arrays: Sequence[np.ndarray], direction: str, dtype: str) -> _timing.Call:
+def torch_call(shape: ConvShape, arrays: Sequence[np.ndarray], direction: str, dtype: str) -> latency.Call:
     """torch's convolution of the same arrays, channels_last."""
     torch, device = _timing.load_torch(), _timing.torch_device()
     x, kernel, gradient = (

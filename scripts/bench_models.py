@@ -32,6 +32,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from arch.efficiency import latency
 from arch.models import create
 from scripts import _report, _results, _timing
 
@@ -123,19 +124,19 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
                 calls[peer] = torch_call(peer, name, images, labels, mode, args.dtype, num_params)
             if peer in networks or peer == "torch_compile":
                 compile_s[peer] = time.perf_counter() - start
-        seconds = _timing.interleave(calls, pairs=args.pairs, once_s=args.once_s)
+        seconds = latency.interleave(calls, pairs=args.pairs, once_s=args.once_s)
         row[mode] = {"compile_s": compile_s, **_timing.compare(seconds)}
     return row
 
 
 def jax_call(
     model: nn.Module, variables: Mapping[str, Any], images: np.ndarray, labels: np.ndarray, mode: str
-) -> _timing.Call:
+) -> latency.Call:
     """A network of linen modules, traced and compiled; in training, each call goes on from the last."""
     images, labels = jnp.asarray(images), jnp.asarray(labels)
     if mode == "inference":
         function = jax.jit(functools.partial(model.apply, train=False))
-        return _timing.jax_call(function.lower(variables, images).compile(), variables, images)
+        return latency.jax_call(function.lower(variables, images).compile(), variables, images)
     optimizer = optax.sgd(LEARNING_RATE, MOMENTUM)
     # A copy, because a step overwrites its state.
     state = jax.tree.map(jnp.copy, (variables, optimizer.init(variables["params"])))
@@ -147,7 +148,7 @@ def jax_call(
         state, loss = compiled(state, images, labels)
         return state, loss
 
-    return _timing.jax_call(step)
+    return latency.jax_call(step)
 
 
 def training_step(model: nn.Module, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
@@ -175,7 +176,7 @@ def training_step(model: nn.Module, optimizer: optax.GradientTransformation) -> 
 
 def torch_call(
     peer: str, name: str, images: np.ndarray, labels: np.ndarray, mode: str, dtype: str, num_params: int
-) -> _timing.Call:
+) -> latency.Call:
     """torchvision's network, channels_last but for the peer "torch"; run once, where it is compiled.
 
     Raises:

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from arch.efficiency import latency
 from arch.errors import unknown_name
 from scripts import _report, _results, _timing
 from scripts.op_cases import CASES
@@ -116,7 +117,7 @@ def measure(case: OpCase, args: argparse.Namespace, peers: Sequence[str]) -> dic
         calls = {"ours": jax_call(case, inputs, gradient, direction, args.dtype)}
         if peers:
             calls["torch"] = torch_call(case, inputs, direction, args.dtype)
-        row[direction] = _timing.compare(_timing.interleave(calls, pairs=args.pairs, once_s=ONCE_S))
+        row[direction] = _timing.compare(latency.interleave(calls, pairs=args.pairs, once_s=ONCE_S))
     jax.clear_caches()
     return row
 
@@ -136,11 +137,11 @@ def _jax_inputs(inputs: Sequence[np.ndarray], dtype: str) -> list[jax.Array]:
 
 def jax_call(
     case: OpCase, inputs: Sequence[np.ndarray], gradient: np.ndarray, direction: str, dtype: str
-) -> _timing.Call:
+) -> latency.Call:
     """Our operator, compiled; with its gradients where the direction asks for them."""
     arrays = _jax_inputs(inputs, dtype)
     if direction == "forward":
-        return _timing.jax_call(jax.jit(case.ours).lower(*arrays).compile(), *arrays)
+        return latency.jax_call(jax.jit(case.ours).lower(*arrays).compile(), *arrays)
 
     def forward_backward(gradient: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]:
         def forward(*wanted: jax.Array) -> jax.Array:
@@ -152,7 +153,7 @@ def jax_call(
         return out, *pull(gradient)
 
     arguments = (jnp.asarray(gradient, dtype), *arrays)
-    return _timing.jax_call(jax.jit(forward_backward).lower(*arguments).compile(), *arguments)
+    return latency.jax_call(jax.jit(forward_backward).lower(*arguments).compile(), *arguments)
 
 
 def _torch_inputs(case: OpCase, inputs: Sequence[np.ndarray], dtype: str) -> list[Any]:
@@ -166,7 +167,7 @@ def _torch_output(case: OpCase, inputs: Sequence[np.ndarray], dtype: str) -> np.
     return case.from_peer(case.peer(*_torch_inputs(case, inputs, dtype)).detach().double().cpu().numpy())
 
 
-def torch_call(case: OpCase, inputs: Sequence[np.ndarray], direction: str, dtype: str) -> _timing.Call:
+def torch_call(case: OpCase, inputs: Sequence[np.ndarray], direction: str, dtype: str) -> latency.Call:
     """The peer; with its gradients where the direction asks for them."""
     torch = _timing.load_torch()
     tensors = _torch_inputs(case, inputs, dtype)

@@ -1,1 +1,1 @@
-"""What a network costs: parameters and arithmetic, counted without running it."""
+"""What a network costs: parameters and arithmetic, counted without running it; time, measured."""

@@ -64,6 +64,11 @@ def is_reduction(eqn: core.JaxprEqn) -> bool:
     return eqn.primitive.name in _REDUCTIONS
 
 
+def is_free(eqn: core.JaxprEqn) -> bool:
+    """It costs no arithmetic, and is done on the way by what reads it; or it gives another shape to the same array."""
+    return eqn.primitive.name in _FREE or eqn.primitive.name in ALIASES
+
+
 def is_fused(eqn: core.JaxprEqn) -> bool:
     """What reads its output computes it on the way: it goes element by element, or only picks or repeats elements."""
     return eqn.primitive.name in _FREE or _is_elementwise(eqn)
@@ -126,7 +131,7 @@ def _reading_macs(eqn: core.JaxprEqn, name: str, shapes: list[tuple[int, ...]]) 
 def elementwise(eqn: core.JaxprEqn) -> int:
     """Scalar operations of one equation that are no multiply-adds."""
     name = eqn.primitive.name
-    if name in _FREE or name in ALIASES:
+    if is_free(eqn):
         return 0
     geometry = eqn.params.get("geometry") or getattr(eqn.params.get("function"), "geometry", None)
     if name in _WINDOWS and geometry is not None:

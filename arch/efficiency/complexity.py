@@ -106,6 +106,11 @@ def trace(
     return Traced(variables, ran)
 
 
+def trace_function(fn: Callable[..., Any], variables: Mapping[str, Any], *args: Any) -> Traced:
+    """What `fn(variables, *args)` computes, such as a network whose norms are folded; shapes are enough."""
+    return Traced(variables, _operations(fn, variables, *args))
+
+
 def total(traced: Traced) -> Complexity:
     """The size and cost of a network that was traced."""
     macs = _sum_macs(traced.operations)

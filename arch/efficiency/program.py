@@ -129,7 +129,7 @@ def _follow(eqn: core.JaxprEqn, inputs: list[_Value], layer: Layer, done: list[O
             ran = max((branch[0] for branch in branches), key=_cost)
             outputs = [max(origins[0], *each) for each in zip(*(branch[1] for branch in branches), strict=True)]
         case _:
-            inner = list(_inner_jaxprs(eqn))
+            inner = list(inner_jaxprs(eqn))
             if not inner:
                 return _leaf(eqn, inputs, layer, done)
             fits = len(inner) == 1 and len(inner[0].invars) == len(inputs)
@@ -226,7 +226,7 @@ def _devices(eqn: core.JaxprEqn) -> int:
     return math.prod(mesh.shape[axis] for axis in eqn.params["newly_manual_axes"])
 
 
-def _inner_jaxprs(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+def inner_jaxprs(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
     """The programs among an equation's parameters."""
     for value in eqn.params.values():
         for item in value if isinstance(value, tuple | list) else (value,):

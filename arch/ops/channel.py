@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+# The scope of a shuffle, by which a profile tells it from other moves.
+SHUFFLE = "channel_shuffle"
+
 
 def channel_shuffle(x: jax.Array, num_groups: int) -> jax.Array:
     """Interleaves the channels of `num_groups` groups: the first of each group, then the second of each, and so on.
@@ -100,8 +103,9 @@ def channel_shift(x: jax.Array, shift: int) -> jax.Array:
 
 
 def _interleave(x: jax.Array, num_groups: int) -> jax.Array:
-    grouped = x.reshape(*x.shape[:-1], num_groups, x.shape[-1] // num_groups)
-    return grouped.swapaxes(-1, -2).reshape(x.shape)
+    with jax.named_scope(SHUFFLE):
+        grouped = x.reshape(*x.shape[:-1], num_groups, x.shape[-1] // num_groups)
+        return grouped.swapaxes(-1, -2).reshape(x.shape)
 
 
 def _check_groups(owner: str, x: jax.Array, num_groups: int) -> None:

@@ -119,30 +119,6 @@ def test_ratios_and_means():
     assert _timing.geometric_mean([1, 10, 100]) == pytest.approx(10) and math.isnan(_timing.geometric_mean([]))
 
 
-def test_peers_take_turns(monkeypatch):
-    now, order = [0.0], []
-    costs = {"ours": 0.004, "fast": 0.02, "slow": 3.0}
-
-    def peer(name):
-        def call(times):
-            now[0] += times * costs[name]
-            order.append((name, times))
-
-        return call
-
-    monkeypatch.setattr(_timing.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(_timing.time, "sleep", lambda seconds: None)
-    seconds = _timing.interleave({name: peer(name) for name in costs}, pairs=20, once_s=2.0)
-    assert {name: len(samples) for name, samples in seconds.items()} == {"ours": 20, "fast": 20, "slow": 1}
-    for name, samples in seconds.items():
-        assert samples == pytest.approx([costs[name]] * len(samples))
-    assert order.count(("slow", 1)) == 1
-    # Three of our calls last the 10 ms of a sample; one that is not timed goes before each, and every second round goes
-    # backwards.
-    ours, fast = [("ours", 1), ("ours", 3)], [("fast", 1), ("fast", 1)]
-    assert order[-8:] == [*ours, *fast, *fast, *ours]
-
-
 def test_what_is_timed_is_the_convolution_and_both_gradients():
     shape = parse("5x4>6k1")[0]
     x, kernel, gradient = bench_conv.example(shape, 2)

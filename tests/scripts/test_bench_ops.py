@@ -59,7 +59,7 @@ def test_a_run_is_logged_continued_and_printed(one_case, tmp_path, capsys, monke
 def test_gradients_are_those_of_the_inputs_named(one_case, monkeypatch):
     """What the timed function computes, not how long it takes."""
     called = []
-    monkeypatch.setattr(bench_ops._timing, "jax_call", lambda fn, *args: called.append(fn(*args)))
+    monkeypatch.setattr(bench_ops.latency, "jax_call", lambda fn, *args: called.append(fn(*args)))
     case = OpCase("product", "", lambda random: (), lambda x, i, y: x * y, None, differentiated=(2,))
     x, y, gradient = (image(np.random.default_rng(seed), 3) for seed in range(3))
     bench_ops.jax_call(case, (x, np.arange(3), y), gradient, "forward_backward", "float32")

@@ -1,0 +1,54 @@
+"""Whether two runs on one machine say the same."""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from scripts import _results
+
+TOLERANCE = 0.1
+
+
+def report(first: str, second: str) -> str:
+    """How many cells of two result files agree, after both are related to the reference kernel of their own run.
+
+    A cell that one of the runs calls too noisy to quote is counted apart.
+
+    Raises:
+        ValueError: files of another device, or without a cell in common.
+    """
+    headers, runs = [], []
+    for path in (first, second):
+        header, *records = _results.read(Path(path))
+        headers.append(header)
+        runs.append(dict(timing for record in records for timing in _timings(record)))
+    if headers[0].get("device") != headers[1].get("device"):
+        raise ValueError(
+            f"agree: {second} must be of {headers[0].get('device')}, as {first} is; run both on one device"
+        )
+    common = [name for name in runs[0] if name in runs[1]]
+    if not common:
+        raise ValueError(f"agree: {first} and {second} must have cells in common; run the same studies")
+    quoted = [name for name in common if not any(run[name]["is_noisy"] for run in runs)]
+    differing = {
+        name: ratio
+        for name in quoted
+        if abs(math.log(ratio := runs[1][name]["relative"] / runs[0][name]["relative"])) > math.log1p(TOLERANCE)
+    }
+    agreeing = len(quoted) - len(differing)
+    lines = [
+        f"{len(common)} cells in common; {len(common) - len(quoted)} are too noisy to quote in one of the runs; of the "
+        f"other {len(quoted)}, {agreeing} agree within {TOLERANCE:.0%}"
+        + (f" ({agreeing / len(quoted):.1%})" if quoted else "")
+    ]
+    return "\n".join([*lines, *(f"  {name}: {ratio:.2f} times as long" for name, ratio in differing.items())])
+
+
+def _timings(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The timings of a record that are related to the reference, by name."""
+    name = f"{record['study']} {record['cell']}"
+    if "relative" in record:
+        yield name, record
+    for row, timing in record.get("rows", {}).items():
+        yield f"{name} {row}", timing

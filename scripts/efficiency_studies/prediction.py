@@ -1,0 +1,102 @@
+"""The latency of networks of a search space, predicted from a table of its operators, beside what is measured."""
+
+import functools
+import random
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from arch.efficiency.latency import measure
+from arch.efficiency.lookup import measure_operators
+from arch.efficiency.operators import operators
+from arch.models import create
+from scripts.efficiency_studies.study import Network, Settings, Work, network
+
+NUM_NETWORKS = {False: 8, True: 24}  # that are predicted, in the full run more
+
+
+def mobilenets() -> tuple[list[nn.Module], Iterator[nn.Module]]:
+    """MobileNet v2 with 1 to 4 units and an expansion of 3 or 6 a stage: two that have all operators, and any of it."""
+    stages = 6
+
+    def net(sizes: Sequence[int], ratios: Sequence[int]) -> nn.Module:
+        return create("mobilenet_v2", stage_sizes=(1, *sizes), expand_ratios=(1, *ratios))
+
+    def drawn() -> Iterator[nn.Module]:
+        rng = random.Random(0)
+        while True:
+            sizes = [rng.randint(1, 4) for _ in range(stages)]
+            yield net(sizes, [rng.choice((3, 6)) for _ in range(stages)])
+
+    return [net((2,) * stages, (ratio,) * stages) for ratio in (3, 6)], drawn()
+
+
+def shufflenets() -> tuple[list[nn.Module], Iterator[nn.Module]]:
+    """ShuffleNet v2 1x with 2 to 10 units a stage: a short one has all operators, and any of it."""
+
+    def drawn() -> Iterator[nn.Module]:
+        rng = random.Random(0)
+        while True:
+            yield create("shufflenet_v2_x1_0", stage_sizes=[rng.randint(2, 10) for _ in range(3)])
+
+    return [create("shufflenet_v2_x1_0", stage_sizes=(3, 3, 3))], drawn()
+
+
+SPACES = {"MobileNet v2": mobilenets, "ShuffleNet v2": shufflenets}
+
+
+def works(settings: Settings) -> list[Work]:
+    """A table for each space, and predictions from it."""
+    return [Work("predict", f"{name} batch 1 folded", functools.partial(_predict, name, settings)) for name in SPACES]
+
+
+def _predict(space: str, settings: Settings) -> dict[str, Any]:
+    covering, drawn = SPACES[space]()
+    nets = [_network(model) for model in covering]
+    found = [operator for net in nets for operator in operators(net.fn, net.variables, net.images)]
+    table = measure_operators(found, rounds=settings.rounds)
+    # The networks that the operators are from say what sums leave out; the others were never seen.
+    pairs = _compare(nets, table.predict, settings)
+    scaled = table.calibrate(pairs)
+    tried = [_network(model) for model, _ in zip(drawn, range(NUM_NETWORKS[settings.is_full]), strict=False)]
+    pairs = _compare(tried, scaled.predict, settings)
+    error = scaled.with_error(pairs).error
+    sums = [table.predict(net.fn, net.variables, net.images) for net in tried]
+    unscaled = table.with_error([(seconds, measured) for seconds, (_, measured) in zip(sums, pairs, strict=True)])
+    jax.clear_caches()
+    return {
+        "space": space,
+        "operators": len(table.seconds),
+        "scale": scaled.scale,
+        "error": error,
+        "unscaled_error": unscaled.error,
+        "pairs_ms": [[1e3 * predicted, 1e3 * measured] for predicted, measured in pairs],
+        "seconds": dict(scaled.seconds),
+        "call_s": scaled.call_s,
+    }
+
+
+def _network(model: nn.Module) -> Network:
+    return network(model, batch=1, image_size=224, folded=True)
+
+
+def _compare(nets: Sequence[Network], predict: Any, settings: Settings) -> list[tuple[float, float]]:
+    """Predicted and measured seconds; all networks are measured in turn."""
+    calls = {str(number): net.build().call for number, net in enumerate(nets)}
+    timings = measure(calls, rounds=settings.rounds, once_s=settings.once_s)
+    return [
+        (predict(net.fn, net.variables, net.images), timings[str(number)].median_s) for number, net in enumerate(nets)
+    ]
+
+
+def lines(part: Mapping[str, Any]) -> list[str]:
+    """A space, for the terminal."""
+    ratios = [predicted / measured for predicted, measured in part["pairs_ms"]]
+    return [
+        f"  {part['operators']} operators; {len(ratios)} networks that it was not built from: median error "
+        f"{part['error']:.1%} (without the scale of {part['scale']:.2f}: {part['unscaled_error']:.1%}), predicted over "
+        f"measured {min(ratios):.2f} to {max(ratios):.2f}, median {statistics.median(ratios):.2f}"
+    ]
