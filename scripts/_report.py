@@ -151,8 +151,27 @@ def _model_row(row: Mapping[str, Any], mode: str, peers: Sequence[str], compiled
     return [row["model"], row["batch"], row["image_size"], f"{part['ms']['ours']:.4g}", *ratios, best, *seconds]
 
 
+def _optim_section(header: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    titles = ["network", "parameters", "optimiser", "ms an update", "of the step", "ms a step", "optax"]
+    table = [
+        [
+            row["model"],
+            f"{row['num_params']:,}",
+            row["optimizer"],
+            f"{row['ms']['ours']:.3g}",
+            f"{100 * row['share']:.2g}%",
+            f"{row['step_ms']:.4g}",
+            str(Ratio(**row["ratio"]["optax"])),
+        ]
+        for row in rows
+    ]
+    size = f"{header['batch']} images of {header['image_size']} pixels"
+    lines = [f"## Optimisers, {header['device']}", "", f"{describe(header)}; steps of {size}.", ""]
+    return "\n".join([*lines, *_table(titles, table)])
+
+
 def _table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     return [f"| {' | '.join(map(str, row))} |" for row in (titles, ["---"] * len(titles), *rows)]
 
 
-_SECTIONS = {"conv_run": _conv_section, "model_run": _model_section, "op_run": _op_section}
+_SECTIONS = {"conv_run": _conv_section, "model_run": _model_section, "op_run": _op_section, "optim_run": _optim_section}

@@ -150,6 +150,12 @@ def op_line(row: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
+def optim_line(row: Mapping[str, Any]) -> str:
+    """One optimiser: milliseconds of an update, the share of the step, and the ratio to optax."""
+    share = f"{row['ms']['ours']:.3g} ms an update, {100 * row['share']:.2g}% of a step of {row['step_ms']:.4g} ms"
+    return f"{row['model']:20s} {row['optimizer']:13s} {share} | optax {Ratio(**row['ratio']['optax'])}"
+
+
 def eager_ratio(part: Mapping[str, Any]) -> tuple[str, Ratio] | None:
     """The faster layout of torch eager, and its ratio; None where torch was not measured."""
     layouts = [name for name in EAGER if name in part["ratio"]]
