@@ -251,7 +251,7 @@ class FolderSource:
 
     def read_block(self, indices: Sequence[int]) -> list[tuple[bytes, int]]:
         """A file after the other."""
-        return [self.read(index) for index in indices]
+        return [self.read(int(index)) for index in indices]
 
     def describe(self, index: int) -> str:
         """The file."""

@@ -40,7 +40,7 @@ class SyntheticSource:
 
     def read_block(self, indices: Sequence[int]) -> list[tuple[bytes, int]]:
         """One after the other."""
-        return [self.read(index) for index in indices]
+        return [self.read(int(index)) for index in indices]
 
     def describe(self, index: int) -> str:
         """The split and the index in it."""

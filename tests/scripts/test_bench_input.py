@@ -48,9 +48,12 @@ def test_the_files_are_as_large_as_those_of_imagenet(tmp_path):
     assert len(files) == 16 and len({file.parent for file in files}) == _jpegs.NUM_CLASSES
     images = [Image.open(io.BytesIO(file.read_bytes())) for file in files]
     assert sorted({image.size for image in images}) == [(375, 500), (500, 375)]
-    # As in photographs, neighbours are alike (white noise: 0), and so are the colours of a pixel.
+    # As in photographs, the amplitude halves where the frequency doubles, and the colours of a pixel are alike.
     red, green = (np.asarray(images[-1], np.float64)[..., channel] for channel in (0, 1))
-    assert np.corrcoef(red[:, 1:].ravel(), red[:, :-1].ravel())[0, 1] > 0.8
+    frequency = np.hypot(np.fft.fftfreq(red.shape[0])[:, None], np.fft.fftfreq(red.shape[1])[None])
+    amplitude = np.abs(np.fft.fft2(red))
+    low, high = (amplitude[abs(frequency - center) < 0.01].mean() for center in (0.05, 0.1))
+    assert low / high == pytest.approx(2, rel=0.1)
     assert np.corrcoef(red.ravel(), green.ravel())[0, 1] == pytest.approx(0.9, abs=0.1)
 
 
