@@ -1,4 +1,4 @@
-"""Encoded images to pixels, with Pillow; JPEG is decoded at a reduced scale where the crop allows it."""
+"""Encoded images to pixels, with Pillow; of a JPEG, no more is decoded than the crop needs."""
 
 import io
 import math
@@ -7,7 +7,10 @@ import struct
 import numpy as np
 from PIL import Image
 
+from input_pipeline import jpeg
 from input_pipeline.geometry import Box
+
+_WORTH_CUTTING = 0.95  # of a JPEG's rows; to cut it off below them, its header is read again
 
 # What Pillow raises on broken data, format by format.
 DECODING_ERRORS = (
@@ -37,7 +40,9 @@ def open_image(encoded: bytes) -> Image.Image:
 def crop_and_resize(image: Image.Image, box: Box, size: tuple[int, int], num_channels: int) -> Image.Image:
     """Decodes `box` of an opened image and resizes it to `size` (height, width), bilinear and antialiased.
 
-    A JPEG is decoded at the smallest of 1/8, 1/4, 1/2 and 1 at which the box is still no smaller than `size`.
+    A JPEG is decoded at the smallest of 1/8, 1/4, 1/2 and 1 at which the box is still no smaller than `size`, and only
+    down to the end of the box. Pillow resizes tall images in another order of rows and columns, so that the result may
+    differ by 1 from that of the whole file.
 
     Args:
       image: from `open_image`; it is used up.
@@ -56,14 +61,38 @@ def crop_and_resize(image: Image.Image, box: Box, size: tuple[int, int], num_cha
         drafted = image.draft(None, wanted)
         # The exact scale: the decoder rounds the size up where the scale does not divide it.
         scale = drafted[1][2] / full_width if drafted else 1.0
+        right, bottom = (box.left + box.width) * scale, (box.top + box.height) * scale
+        if image.format == "JPEG":
+            # The filter reaches half a pixel of the result below the box, the decoder's smoothing two pixels further.
+            reach = math.ceil(bottom + max(1.0, box.height * scale / height) / 2) + 2
+            image = _first_rows(image, math.ceil(reach / scale), full_height, round(1 / scale))
         image = _convert(image, num_channels)  # decodes
     except DECODING_ERRORS as error:
         raise BadRecord(_reason(error)) from error
-    right, bottom = (box.left + box.width) * scale, (box.top + box.height) * scale
     scaled = (box.left * scale, box.top * scale, min(right, image.width), min(bottom, image.height))
     if scaled == (0, 0, width, height) and image.size == (width, height):
         return image
     return image.resize((width, height), Image.Resampling.BILINEAR, box=scaled)
+
+
+def _first_rows(image: Image.Image, num_rows: int, full_height: int, reduction: int) -> Image.Image:
+    """A JPEG image that ends below its first rows, or itself where that saves little.
+
+    Args:
+      image: from `open_image`, perhaps at a reduced scale.
+      num_rows: pixels of the original.
+      full_height: likewise.
+      reduction: 1, 2, 4 or 8, of the scale.
+    """
+    if num_rows > _WORTH_CUTTING * full_height:
+        return image
+    encoded = jpeg.first_rows(image.fp.getvalue(), num_rows)
+    if encoded is None:
+        return image
+    shorter = Image.open(io.BytesIO(encoded), formats=["JPEG"])
+    shorter.decodermaxblock = len(encoded)  # the decoder gets it whole, not in pieces that are joined
+    shorter.draft(None, (max(1, shorter.width // reduction), max(1, shorter.height // reduction)))
+    return shorter
 
 
 def to_array(image: Image.Image) -> np.ndarray:
@@ -78,7 +107,11 @@ def _convert(image: Image.Image, num_channels: int) -> Image.Image:
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    return image.convert("L" if num_channels == 1 else "RGB")
+    mode = "L" if num_channels == 1 else "RGB"
+    if image.mode == mode:
+        image.load()  # convert() would copy it
+        return image
+    return image.convert(mode)
 
 
 def _reason(error: Exception) -> str:

@@ -14,7 +14,7 @@ from input_pipeline.decode import BadRecord, crop_and_resize, open_image, to_arr
 from input_pipeline.geometry import Box, center_box
 from input_pipeline.order import EvalOrder, TrainOrder
 from input_pipeline.settings import Augmentation
-from input_pipeline.sources import Source
+from input_pipeline.sources import Source, read_each
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +49,13 @@ class MemoryReader:
 
     def _gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """The examples at `indices`, int64 [batch]; -1 gives padding of weight 0."""
+        arrays = {"image": self._images, "label": self._labels, "weight": self._weights}
+        # Faster than indexing, and -1 takes the first example.
+        batch = {key: np.take(array, indices, axis=0, mode="clip") for key, array in arrays.items()}
         padding = indices < 0
-        batch = {"image": self._images[indices], "label": self._labels[indices], "weight": self._weights[indices]}
-        for value in batch.values():
-            value[padding] = 0
+        if padding.any():
+            for value in batch.values():
+                value[padding] = 0
         return batch
 
     def close(self) -> None:
@@ -88,10 +91,12 @@ def load(
     images = np.zeros((count, *shape, augmentation.num_channels), np.uint8)
     labels = np.zeros(count, np.int32)
 
-    def decode(index: int) -> str | None:
+    def decode(index: int, record: tuple[bytes, int] | BadRecord) -> str | None:
         """Why the record is bad, or None."""
         try:
-            encoded, labels[index] = source.read(index)
+            if isinstance(record, BadRecord):
+                raise record
+            encoded, labels[index] = record
             image = open_image(encoded)
             if own_size:
                 box = Box(0, 0, *image.size)
@@ -104,7 +109,8 @@ def load(
         return None
 
     def decode_chunk(start: int) -> list[str | None]:
-        return [decode(index) for index in range(start, min(start + _CHUNK, count))]
+        indices = range(start, min(start + _CHUNK, count))
+        return [decode(*pair) for pair in zip(indices, read_each(source, indices), strict=True)]
 
     started = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(max(1, num_threads)) as pool:

@@ -5,6 +5,7 @@ A source is random access, may be read by several threads, and can be sent to an
 
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +29,9 @@ class Source(Protocol):
     def read(self, index: int) -> tuple[bytes, int]:
         """The encoded image and its label; raises BadRecord where the record is broken."""
 
+    def read_block(self, indices: Sequence[int]) -> list[tuple[bytes, int]]:
+        """What `read` gives for each, faster where the files can be read so; raises BadRecord where one is broken."""
+
     def describe(self, index: int) -> str:
         """The record's name for the log."""
 
@@ -36,6 +40,21 @@ class Source(Protocol):
 
     def fingerprint(self) -> str | None:
         """Another one where the content is another; None where only reading it all would tell."""
+
+
+def read_each(source: Source, indices: Sequence[int]) -> list[tuple[bytes, int] | BadRecord]:
+    """What `source.read` gives for each index, or the error that it raises; as a block where no record is broken."""
+    try:
+        return list(source.read_block(indices))
+    except BadRecord:
+        return [_read_or_error(source, index) for index in indices]
+
+
+def _read_or_error(source: Source, index: int) -> tuple[bytes, int] | BadRecord:
+    try:
+        return source.read(index)
+    except BadRecord as error:
+        return error
 
 
 def data_dir(directory: str) -> str:
@@ -156,9 +175,15 @@ class TfdsSource:
 
     def read(self, index: int) -> tuple[bytes, int]:
         """The encoded image and its label; raises BadRecord where the record is broken."""
+        return self._read(lambda: [self._records[int(index)]])[0]
+
+    def read_block(self, indices: Sequence[int]) -> list[tuple[bytes, int]]:
+        """The same of several; a fifth of the time for each."""
+        return self._read(lambda: self._records.__getitems__([int(index) for index in indices]))
+
+    def _read(self, records: Callable[[], list[dict]]) -> list[tuple[bytes, int]]:
         try:
-            record = self._records[int(index)]
-            return record["image"], int(record["label"])
+            return [(record["image"], int(record["label"])) for record in records()]
         except Exception as error:  # array_record and protobuf raise classes of their own
             raise BadRecord(f"{type(error).__name__}: {error}".splitlines()[0]) from error
 
@@ -223,6 +248,10 @@ class FolderSource:
             return Path(self._files[index]).read_bytes(), self._labels[index]
         except OSError as error:
             raise BadRecord(str(error)) from error
+
+    def read_block(self, indices: Sequence[int]) -> list[tuple[bytes, int]]:
+        """A file after the other."""
+        return [self.read(int(index)) for index in indices]
 
     def describe(self, index: int) -> str:
         """The file."""

@@ -16,7 +16,7 @@ from input_pipeline.bad_records import BadRecords
 from input_pipeline.decode import BadRecord
 from input_pipeline.order import EvalOrder, TrainOrder, augmentation_uniforms
 from input_pipeline.settings import Augmentation
-from input_pipeline.sources import Source
+from input_pipeline.sources import Source, read_each
 
 _CHUNK = 32  # examples an element; enough that its overhead is small, few enough that a batch uses all threads
 _ENDLESS = 2**48  # steps
@@ -46,20 +46,22 @@ class _LoadChunk:
         size, count = self._augmentation.image_size, stop - start
         indices = self._order.indices(step, start, stop)
         out = {
-            "image": np.zeros((count, size, size, self._augmentation.num_channels), np.uint8),
+            "image": np.empty((count, size, size, self._augmentation.num_channels), np.uint8),
             "label": np.zeros(count, np.int32),
             "weight": np.zeros(count, np.float32),
             "bad": np.full(count, -1, np.int64),
         }
-        for i, index in enumerate(indices):
-            if index < 0:
-                continue
+        present = np.flatnonzero(indices >= 0)
+        for i, record in zip(present, read_each(self._source, indices[present]), strict=True):
             try:
-                encoded, out["label"][i] = self._source.read(index)
-                out["image"][i] = self._image(encoded, step, start + i)
+                if isinstance(record, BadRecord):
+                    raise record
+                encoded, out["label"][i] = record
+                out["image"][i] = self._image(encoded, step, start + int(i))
                 out["weight"][i] = 1
             except BadRecord:
-                out["bad"][i] = index
+                out["bad"][i] = indices[i]
+        out["image"][out["weight"] == 0] = 0
         return out
 
     def _image(self, encoded: bytes, step: int, position: int) -> np.ndarray:

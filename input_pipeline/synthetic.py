@@ -1,6 +1,7 @@
 """Images that are made, not read: for smoke tests and for timing where no data is at hand."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -36,6 +37,10 @@ class SyntheticSource:
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
         return file.getvalue(), label
+
+    def read_block(self, indices: Sequence[int]) -> list[tuple[bytes, int]]:
+        """One after the other."""
+        return [self.read(int(index)) for index in indices]
 
     def describe(self, index: int) -> str:
         """The split and the index in it."""

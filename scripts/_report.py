@@ -4,7 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts._results import DIRECTIONS, MODES, class_means, describe, eager_ratio, lowering_names, read
+from scripts._results import (
+    DIRECTIONS,
+    MODES,
+    class_means,
+    describe,
+    eager_ratio,
+    fastest_input,
+    lowering_names,
+    read,
+)
 from scripts._timing import Ratio, geometric_mean
 
 INTRODUCTION = """\
@@ -170,8 +179,33 @@ def _optim_section(header: Mapping[str, Any], rows: Sequence[Mapping[str, Any]])
     return "\n".join([*lines, *_table(titles, table)])
 
 
+def _input_section(header: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    where = f"{header['workers']} worker processes" if header["workers"] else "in this process, on one core"
+    lines = [f"## Input, {header['device']}", "", f"{describe(header)}; batches of {header['batch']}, {where}.", ""]
+    for row in rows:
+        files = f" from JPEG files of {row['file_bytes'] / 1e3:.0f} kB" if "file_bytes" in row else ""
+        lines += [f"### {row['case']}, {row['images']} images of {row['size']}{files}", ""]
+        best = fastest_input(row)
+        table = [
+            [
+                f"**{peer}**" if peer == best else peer,
+                f"{1e3 / ms:.4g}",
+                str(Ratio(**row["ratio"][peer])) if peer in row["ratio"] else "-",
+            ]
+            for peer, ms in row["ms"].items()
+        ]
+        lines += [*_table(["pipeline", "images/s a core", "its time over ours"], table), ""]
+    return "\n".join(lines)
+
+
 def _table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     return [f"| {' | '.join(map(str, row))} |" for row in (titles, ["---"] * len(titles), *rows)]
 
 
-_SECTIONS = {"conv_run": _conv_section, "model_run": _model_section, "op_run": _op_section, "optim_run": _optim_section}
+_SECTIONS = {
+    "conv_run": _conv_section,
+    "input_run": _input_section,
+    "model_run": _model_section,
+    "op_run": _op_section,
+    "optim_run": _optim_section,
+}

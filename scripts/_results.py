@@ -75,7 +75,8 @@ def describe(header: Mapping[str, Any]) -> str:
     """Where it was measured, and how."""
     versions = ", ".join(f"{name} {version}" for name, version in header["versions"].items())
     device = f"{header['device']}, {header['threads']} threads"
-    return f"{device}, {versions}, {header['dtype']}, {header['pairs']} pairs"
+    decoder = f"{header['decoder']}, " if "decoder" in header else ""
+    return f"{device}, {versions}, {decoder}{header['dtype']}, {header['pairs']} pairs"
 
 
 def announce(header: Mapping[str, Any]) -> None:
@@ -156,6 +157,21 @@ def optim_line(row: Mapping[str, Any]) -> str:
     return f"{row['model']:20s} {row['optimizer']:13s} {share} | optax {Ratio(**row['ratio']['optax'])}"
 
 
+def input_line(row: Mapping[str, Any]) -> str:
+    """One input pipeline: images per second and core of each peer, and the ratios."""
+    parts = [f"{row['case']:10s} {row['size']} ours {1e3 / row['ms']['ours']:.4g} images/s a core"]
+    for peer, value in row["ratio"].items():
+        parts.append(f"{peer} {1e3 / row['ms'][peer]:.4g}, {Ratio(**value)}")
+    best = fastest_input(row)
+    return " | ".join([*parts, *([f"to beat: {best}"] if best else [])])
+
+
+def fastest_input(row: Mapping[str, Any]) -> str | None:
+    """The fastest of the peers that end with uint8, as ours does; None where there is none."""
+    peers = [peer for peer in row["ratio"] if not peer.endswith("float")]
+    return min(peers, key=lambda peer: row["ms"][peer], default=None)
+
+
 def eager_ratio(part: Mapping[str, Any]) -> tuple[str, Ratio] | None:
     """The faster layout of torch eager, and its ratio; None where torch was not measured."""
     layouts = [name for name in EAGER if name in part["ratio"]]
@@ -172,11 +188,11 @@ def clock(seconds: float) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """The flags of both benchmarks; a wrong one is told in one line."""
+    """The flags of all benchmarks; a wrong one is told in one line."""
 
-    def __init__(self, prog: str, description: str) -> None:
+    def __init__(self, prog: str, description: str, dtypes: Sequence[str] = ("float32", "bfloat16")) -> None:
         super().__init__(prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-        self.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+        self.add_argument("--dtype", choices=dtypes, default=dtypes[0])
         self.add_argument("--pairs", type=positive, default=20, help="rounds, in each of which every peer is timed")
         self.add_argument("--json", action="append", default=[], help="a line a measurement; what it has is not timed")
         self.add_argument("--markdown", help="write this file from the --json files, any number, and time nothing")

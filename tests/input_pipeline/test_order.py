@@ -6,6 +6,13 @@ import pytest
 from input_pipeline.order import EvalOrder, TrainOrder, augmentation_uniforms, epoch_permutation, host_block
 
 
+@pytest.mark.parametrize("bits", [[5, 9, 2, 7], [3, 1, 3, 0, 1, 3] * 20])
+def test_equal_random_numbers_are_ordered_by_their_place(monkeypatch, bits):
+    monkeypatch.setattr("input_pipeline.order._random_bits", lambda entropy, count: np.array(bits, np.uint64))
+    expected = sorted(range(len(bits)), key=lambda i: (bits[i], i))
+    assert epoch_permutation(0, 0, len(bits)).tolist() == expected
+
+
 def test_every_epoch_is_a_different_permutation():
     orders = [epoch_permutation(3, epoch, 97) for epoch in range(4)] + [epoch_permutation(4, 0, 97)]
     for order in orders:

@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from input_pipeline.sources import FolderSource, find_prepared, open_source
+from input_pipeline.decode import BadRecord
+from input_pipeline.sources import FolderSource, find_prepared, open_source, read_each
 
 
 def one_line(error):
@@ -80,6 +81,27 @@ def test_slices_take_the_data_set_apart(digits_dir):
 def test_a_tfds_source_survives_pickling(digits_dir):
     source = open_source("digits", digits_dir, "test")
     assert pickle.loads(pickle.dumps(source)).read(17) == source.read(17)
+
+
+def test_a_block_is_what_its_records_are(digits_dir, image_folder):
+    indices = np.array([7, 0, 3, 3])
+    for source in (
+        open_source("digits", digits_dir, "train"),
+        open_source("synthetic", "", "train"),
+        FolderSource(str(image_folder), "train"),
+    ):
+        expected = [source.read(int(index)) for index in indices]
+        assert source.read_block(indices) == read_each(source, indices) == expected
+        assert all(isinstance(encoded, bytes) and type(label) is int for encoded, label in source.read_block(indices))
+        assert read_each(source, indices[:0]) == []
+
+
+def test_a_record_that_cannot_be_read_does_not_take_its_block_along(image_folder):
+    source = FolderSource(str(image_folder), "train")
+    (image_folder / "train/cat/1.jpg").unlink()
+    first, missing, last = read_each(source, [0, 1, 2])
+    assert isinstance(missing, BadRecord) and "cat/1.jpg" in str(missing)
+    assert [first, last] == [source.read(0), source.read(2)]
 
 
 def test_folder_classes_are_those_of_train_sorted(image_folder):
