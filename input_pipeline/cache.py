@@ -19,7 +19,7 @@ import PIL
 
 from input_pipeline.sources import Source
 
-VERSION = 1  # of the decoding and of the file; count up where either changes
+VERSION = 2  # of the decoding and of the file; count up where either changes
 
 logger = logging.getLogger(__name__)
 
