@@ -1,13 +1,14 @@
 """Command lines of the programs that take `--config=FILE.py[:ARGS] --config.FIELD=VALUE`; errors are one line."""
 
 import ast
+import copy
 import difflib
 import importlib.util
 import inspect
 import operator
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -131,6 +132,33 @@ def load_recipe(argument: str) -> ml_collections.ConfigDict:
     if arg and not inspect.signature(module.get_config).parameters:
         raise ValueError(f"--config: {path} takes no arguments, but got {arg!r}; leave out :{arg}")
     return module.get_config(arg) if arg else module.get_config()
+
+
+def override(base: ml_collections.ConfigDict, overrides: Mapping[str, Any], owner: str) -> ml_collections.ConfigDict:
+    """A copy of a locked config with other values, which have to be of the type of the old ones.
+
+    Args:
+      base: it is not changed.
+      overrides: dotted path of a field -> value; in an open group the field may be new.
+      owner: of the overrides, for errors.
+
+    Raises:
+      ValueError: a field that does not exist, a value of a wrong type.
+    """
+    config = copy.deepcopy(base)
+    for field, value in overrides.items():
+        group, _, name = field.rpartition(".")
+        try:
+            if group in OPEN_GROUPS:
+                node = operator.attrgetter(group)(config)
+                with node.unlocked():
+                    node[name] = value
+            else:
+                check_field(config, f"config.{field}")
+                config.update_from_flattened_dict({field: value})
+        except TypeError as error:
+            raise ValueError(f"{owner}: {field}={value!r} is of a wrong type; {error}") from error
+    return config
 
 
 def literal(text: str) -> Any:

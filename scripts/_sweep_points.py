@@ -1,6 +1,5 @@
 """The points of a sweep: read from its file, applied to a recipe, and checked before any of them runs."""
 
-import copy
 import dataclasses
 import importlib.util
 import json
@@ -93,8 +92,10 @@ def expand(
         recipe = base
         if RECIPE in overrides:
             # train.py gets the fields of the command line beside the point's recipe.
-            recipe = override(cli.load_recipe(overrides[RECIPE]), {field: value_of(base, field) for field in given})
-        config = override(recipe, {field: value for field, value in overrides.items() if field != RECIPE})
+            fields = {field: value_of(base, field) for field in given}
+            recipe = cli.override(cli.load_recipe(overrides[RECIPE]), fields, "sweep")
+        fields = {field: value for field, value in overrides.items() if field != RECIPE}
+        config = cli.override(recipe, fields, "sweep")
         found.setdefault(json.dumps(config.to_dict(), sort_keys=True), (overrides, config))
     if len(found) < len(sweep):
         logger.info("%d of %d points have the config of another one and run once", len(sweep) - len(found), len(sweep))
@@ -109,26 +110,6 @@ def expand(
 def value_of(config: ml_collections.ConfigDict, field: str) -> Any:
     """The value at a dotted path."""
     return operator.attrgetter(field)(config)
-
-
-def override(base: ml_collections.ConfigDict, overrides: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """A copy of a locked config with other values, which have to be of the type of the old ones."""
-    config = copy.deepcopy(base)
-    for field, value in overrides.items():
-        group, _, name = field.rpartition(".")
-        try:
-            if group in cli.OPEN_GROUPS:
-                node = config
-                for part in group.split("."):
-                    node = node[part]
-                with node.unlocked():
-                    node[name] = value
-            else:
-                cli.check_field(config, f"config.{field}")
-                config.update_from_flattened_dict({field: value})
-        except TypeError as error:
-            raise ValueError(f"sweep: {field}={value!r} is of a wrong type; {error}") from error
-    return config
 
 
 def folder_name(overrides: Mapping[str, Any], telling: Iterable[str]) -> str:

@@ -1,0 +1,137 @@
+"""A search over fields of a recipe, as a person runs it: its trials, its files, stopped, resumed and misused."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from arch.search import trials
+from arch.search.spaces.fields import FieldSpace
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMOKE = "--config=configs/search/fields.py:smoke"
+
+
+def command(workdir, *flags):
+    return [sys.executable, "scripts/search.py", SMOKE, f"--workdir={workdir}", *flags]
+
+
+def run(workdir, *flags):
+    return subprocess.run(command(workdir, *flags), cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a search that nobody stopped."""
+    workdir = tmp_path_factory.mktemp("search") / "run"
+    result = run(workdir)
+    assert result.returncode == 0, result.stderr
+    assert "[2/2]" in result.stderr and "ETA 0:00" in result.stderr
+    return workdir
+
+
+def without_clock(workdir):
+    return [{**vars(trial), "seconds": None} for trial in trials.read(workdir / "trials.jsonl").values()]
+
+
+@pytest.mark.slow
+def test_a_search_trains_its_trials_and_writes_the_best_as_a_recipe(finished, tmp_path):
+    found = trials.read(finished / "trials.jsonl")
+    assert sorted(found) == [0, 1] and all(trial.succeeded for trial in found.values())
+    for trial in found.values():
+        assert trial.cost == 2 * 16 and trial.metrics["val/accuracy"] == trial.reward
+        config = json.loads((finished / "trials" / f"{trial.id:04d}" / "config.json").read_text())
+        assert config["seed"] == trial.seed and config["num_steps"] == 2
+        assert config["label_smoothing"] == trial.architecture["label_smoothing"]
+    assert (finished / "search.png").read_bytes().startswith(b"\x89PNG")
+    best = trials.best(list(found.values()))
+    result = subprocess.run(
+        [sys.executable, "train.py", f"--config={finished / 'best.py'}", f"--workdir={tmp_path / 'best'}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    config = json.loads((tmp_path / "best" / "config.json").read_text())
+    assert config["model"]["fields"]["stage_sizes"] == best.architecture["model.fields.stage_sizes"]
+
+
+@pytest.mark.slow
+def test_stopped_in_a_trial_it_goes_on_to_the_same(finished, tmp_path):
+    process = subprocess.Popen(command(tmp_path / "run"), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    while not (tmp_path / "run" / "trials" / "0001.txt").exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert len(trials.read(tmp_path / "run" / "trials.jsonl")) == 1
+    assert run(tmp_path / "run").returncode == 0
+    assert without_clock(tmp_path / "run") == without_clock(finished)
+
+
+@pytest.mark.slow
+def test_the_same_command_again_trains_nothing_and_another_config_is_refused(finished):
+    before = os.stat(finished / "trials.jsonl").st_mtime
+    assert run(finished).returncode == 0
+    assert os.stat(finished / "trials.jsonl").st_mtime == before
+    result = run(finished, "--config.seed=1")
+    assert result.returncode == 2 and "holds a run of another config: seed is 0 there and 1 here" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        (
+            "--config.strategy.name=evolutoin",
+            "config.strategy.name: unknown name 'evolutoin'; did you mean 'evolution'",
+        ),
+        ("--config.executor=threads", "config.executor: unknown name 'threads'"),
+        ("--config.recipe=configs/shufflenet_v3.py", "did you mean configs/shufflenet_v2.py"),
+        ("--config.num_trials=0", "num_trials=0 must be at least 1"),
+        ("--config.strategy.fields.sample_size=0", "Evolution: sample_size=0 must be from 1"),
+    ],
+)
+def test_misuse_is_one_line(tmp_path, flag, words):
+    result = run(tmp_path / "run", flag)
+    assert result.returncode == 2
+    assert words in result.stderr.splitlines()[-1], result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_space_of_fields_is_written_as_its_values():
+    space = FieldSpace({"rate": (0.1, 0.2), "sizes": ((1, 2), (2, 3), (3, 4))})
+    assert space.size == 6 and space.choices == (2, 3)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        one = space.sample(rng)
+        assert space.from_json(json.loads(json.dumps(space.to_json(one)))) == one
+        assert space.decode(space.encode(one)) == one
+        assert sum(a != b for a, b in zip(space.mutate(rng, one).values, one.values, strict=True)) == 1
+    assert space.to_json(space.decode((1, 0))) == {"rate": 0.2, "sizes": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, r"fields={} must not be empty"),
+        ({"a": ()}, r"a=\[\] must be different values"),
+        ({"a": (1, 1)}, "different"),
+    ],
+)
+def test_a_space_without_a_choice_is_refused(fields, words):
+    with pytest.raises(ValueError, match=words):
+        FieldSpace(fields)
+
+
+def test_values_of_no_space_are_refused():
+    space = FieldSpace({"rate": (0.1, 0.2)})
+    for values in ({"rate": 0.3}, {}, {"rate": 0.1, "other": 1}):
+        with pytest.raises(ValueError, match="must have a value of each of"):
+            space.from_json(values)
