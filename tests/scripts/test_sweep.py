@@ -27,7 +27,14 @@ from scripts._sweep_results import Results, read
 ROOT = pathlib.Path(__file__).parents[2]
 NOT_SWEEPS = {"__init__", "grid"}
 SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweeps").glob("*.py") if path.stem not in NOT_SWEEPS)
-NUM_POINTS = {"normalization": 72, "normalization_rates": 30, "normalization_devices": 2, "architectures": 29}
+NUM_POINTS = {
+    "normalization": 72,
+    "normalization_rates": 34,
+    "normalization_devices": 2,
+    "architectures": 29,
+    "large_batch": 60,
+    "large_batch_rates": 10,
+}
 
 
 def points_of(name):
