@@ -1,6 +1,7 @@
 """What recipes share: the argument behind the colon of `--config=configs/x.py:imagenet,width=1.5`, and data sets."""
 
 import difflib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -205,6 +206,25 @@ def resnet50_recipe(
         make_smoke(config)
         config.model.norm.fields.ghost_batch_size = 1
     return config
+
+
+def set_cells_imagenet(config: ml_collections.ConfigDict) -> None:
+    """What the networks of TensorFlow's searched cells have in common on ImageNet, on top of `set_imagenet`."""
+    config.global_batch_size = 256
+    config.label_smoothing = 0.1
+    config.data.mean = config.data.std = (0.5, 0.5, 0.5)
+    config.model.fields = ml_collections.ConfigDict({"auxiliary_heads": True})
+    config.model.norm.fields = ml_collections.ConfigDict({"epsilon": 1e-3})
+    config.optimizer.grad_clip_norm = 10.0
+    config.schedule.base_learning_rate = 0.1
+
+
+def set_falls(config: ml_collections.ConfigDict, *, every: float, factor: float) -> None:
+    """A rate that falls to `factor` of itself after each `every` epochs; `config.num_epochs` must be set before."""
+    falls = math.ceil(round(config.num_epochs / every, 6)) - 1  # none at the very end
+    config.schedule.name = "step"
+    config.schedule.step_epochs = tuple(round(number * every, 6) for number in range(1, falls + 1))
+    config.schedule.step_factor = factor
 
 
 def set_digits(config: ml_collections.ConfigDict) -> None:

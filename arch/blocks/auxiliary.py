@@ -1,7 +1,7 @@
 """Auxiliary heads: logits from a map in the middle of a network, for its training alone."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +69,8 @@ class HiddenAuxiliaryHead(nn.Module):
 
 
 class ConvAuxiliaryHead(nn.Module):
-    """Average pooling 5x5 of stride 3, 1x1 and 5x5 convolutions, a linear layer: Inception v3 (arXiv:1512.00567).
+    """Average pooling 5x5, a 1x1 and a larger convolution, a linear layer: Inception v3 (arXiv:1512.00567), where the
+    larger is 5x5; NASNet and DARTS, where it is as large as the map, so that its kernel fits images of one size alone.
 
     Attributes:
         num_classes: outputs.
@@ -78,13 +79,15 @@ class ConvAuxiliaryHead(nn.Module):
         conv: makes a convolution from its fields.
         norm: makes a normalization, a function of x alone, from its name.
         act: the activation.
-        conv_init: initial values of the 5x5 convolution.
+        conv_init: initial values of the larger convolution.
         kernel_init: of the linear layer.
         dtypes: of the network.
+        strides: of the pooling, in pixels.
+        whole_map: the larger convolution sees all of the map, without padding, and is not 5x5.
     """
 
     num_classes: int
-    features: tuple[int, int]
+    features: Sequence[int]
     padding: str
     conv: Callable[..., nn.Module]
     norm: Callable[..., Callable[[jax.Array], jax.Array]]
@@ -92,15 +95,18 @@ class ConvAuxiliaryHead(nn.Module):
     conv_init: Initializer
     kernel_init: Initializer
     dtypes: Dtypes
+    strides: int = 3
+    whole_map: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [batch, height, width, channels] to logits [batch, num_classes], at least float32."""
         first, second = self.features
         last_conv = functools.partial(self.conv, kernel_init=self.conv_init)
-        x = avg_pool(x, (5, 5), (3, 3), self.padding, count_padding=False)
+        x = avg_pool(x, (5, 5), (self.strides, self.strides), self.padding, count_padding=False)
         x = ConvUnit(first, 1, self.conv, self.norm, self.act, kernel_size=1, name="unit1")(x)
-        x = ConvUnit(second, 1, last_conv, self.norm, self.act, kernel_size=5, padding=self.padding, name="unit2")(x)
+        window, padding = (x.shape[1:3], "VALID") if self.whole_map else (5, self.padding)
+        x = ConvUnit(second, 1, last_conv, self.norm, self.act, kernel_size=window, padding=padding, name="unit2")(x)
         return nn.Dense(
             self.num_classes,
             kernel_init=self.kernel_init,

@@ -10,9 +10,11 @@ from arch import norm
 from arch.errors import named_factory
 from arch.models.classification import (
     condensenet,
+    darts,
     densenet,
     gunn,
     igcv1,
+    nasnet,
     resnet,
     resnet_v2,
     senet,
@@ -23,6 +25,7 @@ from arch.models.classification.addressnet import AddressNet
 from arch.models.classification.bilinear import BilinearCNN
 from arch.models.classification.clcnet import ClcNet
 from arch.models.classification.condensenet import CondenseNet
+from arch.models.classification.darts import DARTS
 from arch.models.classification.deep_roots import NetworkInNetwork
 from arch.models.classification.deform_resnet import DEFORM_V1, DeformResNet
 from arch.models.classification.densenet import DenseNet
@@ -37,6 +40,7 @@ from arch.models.classification.inception_v3 import InceptionV3
 from arch.models.classification.inception_v4 import InceptionV4
 from arch.models.classification.mobilenet_v1 import MobileNetV1
 from arch.models.classification.mobilenet_v2 import MobileNetV2
+from arch.models.classification.nasnet import NASNet
 from arch.models.classification.nonlocal_resnet import NonLocalResNet
 from arch.models.classification.residual_attention import ATTENTION_NEXT, ResidualAttentionNet
 from arch.models.classification.resnet import ResNet
@@ -51,11 +55,15 @@ from arch.models.classification.stn import STNClassifier
 from arch.models.classification.transformer_classifier import TransformerClassifier
 from arch.models.classification.vgg import VGG
 from arch.models.classification.xception import Xception
+from arch.models.genotypes import DARTS_V1, DARTS_V2
 from arch.norm.weight import CONVS, create_conv
 
 MODELS = {
     "addressnet_20": functools.partial(AddressNet),
     "addressnet_44": functools.partial(AddressNet, stage_sizes=(7, 7, 7)),
+    "amoebanet_a_4_50": functools.partial(NASNet, **nasnet.AMOEBANET, stage_sizes=(4, 4, 4), features=50),
+    "amoebanet_a_6_190": functools.partial(NASNet, **nasnet.AMOEBANET, features=190),
+    "amoebanet_a_6_448": functools.partial(NASNet, **nasnet.AMOEBANET, features=448),
     "attention_56": functools.partial(ResidualAttentionNet, stage_sizes=(1, 1, 1)),
     "attention_92": functools.partial(ResidualAttentionNet, stage_sizes=(1, 2, 3)),
     "attention_next_56": functools.partial(ResidualAttentionNet, **ATTENTION_NEXT, stage_sizes=(1, 1, 1)),
@@ -63,6 +71,8 @@ MODELS = {
     "attention_resnet50": functools.partial(TransformerClassifier),
     "bcnn_vgg16": functools.partial(BilinearCNN, pooling="bilinear"),
     "cbp_vgg16": functools.partial(BilinearCNN, pooling="compact_tensor_sketch"),
+    "cifar_amoebanet_a_6_32": functools.partial(NASNet, **nasnet.AMOEBANET, **nasnet.CIFAR, features=32),
+    "cifar_amoebanet_a_6_36": functools.partial(NASNet, **nasnet.AMOEBANET, **nasnet.CIFAR, features=36),
     "cifar_condensenet_110": functools.partial(
         CondenseNet, **condensenet.CIFAR, stage_sizes=(18, 18, 18), growth_rates=(8, 16, 32)
     ),
@@ -84,6 +94,8 @@ MODELS = {
     "cifar_condensenet_98": functools.partial(
         CondenseNet, **condensenet.CIFAR, stage_sizes=(16, 16, 16), growth_rates=(8, 16, 32)
     ),
+    "cifar_darts_v1": functools.partial(DARTS, **darts.CIFAR, genotype=DARTS_V1),
+    "cifar_darts_v2": functools.partial(DARTS, **darts.CIFAR, genotype=DARTS_V2),
     "cifar_densenet_100_12": functools.partial(DenseNet, **densenet.CIFAR, stage_sizes=(32, 32, 32), growth_rate=12),
     "cifar_densenet_100_24": functools.partial(DenseNet, **densenet.CIFAR, stage_sizes=(32, 32, 32), growth_rate=24),
     "cifar_densenet_40_12": functools.partial(DenseNet, **densenet.CIFAR, stage_sizes=(12, 12, 12), growth_rate=12),
@@ -104,6 +116,7 @@ MODELS = {
     "cifar_igcv1_l4m8_d38": functools.partial(IGCV1, **igcv1.cifar(38, 4, 8)),
     "cifar_igcv1_l4m8_d62": functools.partial(IGCV1, **igcv1.cifar(62, 4, 8)),
     "cifar_igcv1_l4m8_d8": functools.partial(IGCV1, **igcv1.cifar(8, 4, 8)),
+    "cifar_nasnet_a": functools.partial(NASNet, **nasnet.CIFAR, features=32),
     "cifar_resnet110": functools.partial(ResNet, **resnet.CIFAR, stage_sizes=(18, 18, 18)),
     "cifar_resnet20": functools.partial(ResNet, **resnet.CIFAR, stage_sizes=(3, 3, 3)),
     "cifar_resnet32": functools.partial(ResNet, **resnet.CIFAR, stage_sizes=(5, 5, 5)),
@@ -120,6 +133,8 @@ MODELS = {
     "clcnet_b": functools.partial(ClcNet, stage_sizes=(1, 2, 2, 8, 4)),
     "condensenet_74": functools.partial(CondenseNet),
     "condensenet_74_g8": functools.partial(CondenseNet, num_groups=8),
+    "darts_v1": functools.partial(DARTS, **darts.IMAGENET, genotype=DARTS_V1),
+    "darts_v2": functools.partial(DARTS, **darts.IMAGENET, genotype=DARTS_V2),
     "deep_roots_nin": functools.partial(NetworkInNetwork),
     "deep_roots_nin_root16": functools.partial(NetworkInNetwork, groups=(1, 16, 8)),
     "deep_roots_nin_root2": functools.partial(NetworkInNetwork, groups=(1, 2, 1)),
@@ -205,8 +220,11 @@ MODELS = {
         reduction_features=256,
         activate_reduction=True,
     ),
+    "nasnet_a_large": functools.partial(NASNet, **nasnet.LARGE),
+    "nasnet_a_mobile": functools.partial(NASNet, stage_sizes=(4, 4, 4), features=44),
     "nonlocal_resnet50": functools.partial(NonLocalResNet),
     "nonlocal_resnet50_1block": functools.partial(NonLocalResNet, blocks_after=((), (), (5,), ())),
+    "pnasnet_5_large": functools.partial(NASNet, **nasnet.PNASNET),
     "resnet101": functools.partial(ResNet, stage_sizes=(3, 4, 23, 3)),
     "resnet101_v1": functools.partial(ResNet, stage_sizes=(3, 4, 23, 3), stride_at="first"),
     "resnet152": functools.partial(ResNet, stage_sizes=(3, 8, 36, 3)),

@@ -17,6 +17,7 @@ from arch.weights.names import (
     inception_v4,
     mobilenet_v1,
     mobilenet_v2,
+    nasnet,
     resnet,
     resnet_v2,
     senet,
@@ -58,6 +59,7 @@ class Source:
 
 
 _INCEPTION = {"norm_fields": {"epsilon": 1e-3}, "image_size": 299}
+_NASNET = {"norm_fields": {"epsilon": 1e-3}, "image_size": 331}
 _SE = {"pointwise": r"\.(se|se_module)\.fc\d\.weight$"}
 _BASIC_SE = {**_SE, "fields": {"act_before_gate": True}}
 _TIMM_SE = {**_SE, "fields": {"stride_at": "second", "pool": "symmetric"}}
@@ -66,7 +68,7 @@ _TORCHVISION = {"fields": {"variant": "torchvision"}}
 
 # Our name -> the libraries' networks with its layers, the one that is taken where none is asked for first. ImageNet's
 # weights that torchvision has for googlenet and inception_v3 want images scaled to [-1, 1], mean and std 0.5, as timm's
-# of inception_v4, inception_resnet_v2 and legacy_xception do.
+# of inception_v4, inception_resnet_v2, legacy_xception, nasnetalarge and pnasnet5large do.
 SOURCES: Mapping[str, tuple[Source, ...]] = {
     "densenet121": (Source("torchvision", "densenet121", densenet.torchvision),),
     "densenet161": (Source("torchvision", "densenet161", densenet.torchvision),),
@@ -89,6 +91,8 @@ SOURCES: Mapping[str, tuple[Source, ...]] = {
     "inception_v4": (Source("timm", "inception_v4", inception_v4.timm, **_INCEPTION),),
     "mobilenet_v1": (Source("timm", "mobilenetv1_100", mobilenet_v1.timm),),
     "mobilenet_v2": (Source("torchvision", "mobilenet_v2", mobilenet_v2.torchvision),),
+    "nasnet_a_large": (Source("timm", "nasnetalarge", nasnet.timm, **_NASNET),),
+    "pnasnet_5_large": (Source("timm", "pnasnet5large", nasnet.timm_pnasnet, **_NASNET),),
     "resnet18": (Source("torchvision", "resnet18", resnet.torchvision), Source("timm", "resnet18", resnet.torchvision)),
     "resnet34": (Source("torchvision", "resnet34", resnet.torchvision), Source("timm", "resnet34", resnet.torchvision)),
     "resnet50": (Source("torchvision", "resnet50", resnet.torchvision), Source("timm", "resnet50", resnet.torchvision)),

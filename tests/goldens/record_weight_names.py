@@ -22,7 +22,7 @@ TIMM = (
     "resnet200 resnetv2_18 resnetv2_34 resnetv2_50 resnetv2_101 resnetv2_152 resnext50_32x4d resnext101_32x4d "
     "resnext101_32x8d resnext101_64x4d legacy_seresnet18 legacy_seresnet34 legacy_seresnet50 legacy_seresnet101 "
     "legacy_seresnet152 seresnet50 seresnet101 seresnet152 legacy_seresnext50_32x4d legacy_seresnext101_32x4d "
-    "legacy_senet154 legacy_xception"
+    "legacy_senet154 legacy_xception nasnetalarge pnasnet5large"
 )
 
 

@@ -19,7 +19,7 @@ def test_names_and_overrides():
             {},
             "arch.models.create: unknown name 'shufflenet_v2_1x0'; did you mean 'shufflenet_v2_x",
         ),
-        ("", {}, "arch.models.create: unknown name ''; one of addressnet_20, addressnet_44, attention_56, "),
+        ("", {}, "arch.models.create: unknown name ''; one of addressnet_20, addressnet_44, amoebanet_a_4_50, "),
         (
             "shufflenet_v2_x1_0",
             {"num_class": 10},

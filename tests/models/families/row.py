@@ -66,5 +66,5 @@ class Case:
     def label(self) -> str:
         """For the test's name."""
         # Of a function its name: its address changes from process to process.
-        fields = (f"{key}={getattr(value, '__name__', value)}" for key, value in self.fields.items())
+        fields = (f"{key}={getattr(value, '__name__', value)}"[:40] for key, value in self.fields.items())
         return "-".join([self.name, *fields])
