@@ -69,13 +69,11 @@ def test_imagenet_falls_by_three_hundredths_every_2_4_epochs(family, name, size)
     """100 steps an epoch here: after 12 epochs, four falls, and one more at the end of the fifth period."""
     config = _recipe(family, f"imagenet,name={name}")
     assert config.data.image_size == size
-    _, schedule = optim.create(
-        config.optimizer,
-        config.schedule,
-        total_steps=round(config.num_epochs * 100),
-        steps_per_epoch=100,
-        global_batch_size=config.global_batch_size,
+    size = config.global_batch_size
+    plan = optim.plan_batches(
+        config.schedule, num_examples=100 * size, global_batch_size=size, num_epochs=config.num_epochs
     )
+    _, schedule = optim.create(config.optimizer, config.schedule, plan)
     rates = [float(schedule(step)) for step in (1190, 1210, round(config.num_epochs * 100) - 1)]
     falls = round(config.num_epochs / 2.4 + 0.49) - 1
     assert rates == pytest.approx([0.1 * 0.97**4, 0.1 * 0.97**5, 0.1 * 0.97**falls], rel=1e-4)
