@@ -168,7 +168,7 @@ def test_every_point_of_every_sweep_builds_and_steps(name):
     traced = set()
     num_devices = 8 if name == "normalization_devices" else 1
     for point in points_of(name):
-        assert check_point(point.config, 57_000, num_classes=10, num_devices=num_devices, traced=traced) > 100
+        assert check_point(point.config, 57_000, num_classes=10, num_devices=num_devices, traced=traced) > 50
     assert len(traced) > 1
 
 
