@@ -81,6 +81,10 @@ def test_the_sentence_names_what_the_device_disagrees_on():
         "Rank correlation 0.80 over 2 columns, least 0.80. This device disagrees with what is published: g=2 is faster "
         "than g=1 in 2 of 2 columns (by up to 2.00x)."
     )
+    noisy = column([4.0, 8.0, 2.0, 1.0])
+    noisy["rows"]["g=2"] |= {"is_noisy": True}
+    told = structure.sentence([noisy])
+    assert "1 cells are too noisy to quote" in told and "orders them as published" in told
 
 
 def records():
