@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         settings = Settings(rounds=args.rounds, is_full=args.full)
         header = {"record": "efficiency_run", **_timing.environment(), "dtype": "float32", "pairs": args.rounds}
+        header["versions"] |= peers.onnx_version()
         log = _results.Log(args.json[0], header, key=("study", "cell"))
         _results.announce(header)
         names = list(STUDIES) if "all" in args.studies else args.studies

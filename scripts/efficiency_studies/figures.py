@@ -47,14 +47,14 @@ def _breakdown(pyplot: Any, records: Sequence[Mapping[str, Any]]) -> Any:
 def _roofline(pyplot: Any, records: Sequence[Mapping[str, Any]]) -> Any:
     """Multiply-adds a second against multiply-adds a byte, a point a layer, under the roof."""
     figure, axis = pyplot.subplots(figsize=(7, 4.5))
+    peaks, seen = records[-1], []
     for record in records:
         intensities = [row["macs"] / row["bytes"] for row in record["layers"]]
         rates = [row["macs"] / row["ms"] / 1e6 for row in record["layers"]]
         axis.scatter(intensities, rates, s=14, alpha=0.7, label=record["model"])
-    peaks = records[-1]
-    ends = axis.get_xlim()
-    low, high = max(1e-2, min(ends[0], 0.1)), max(ends[1], 300)
-    points = [low, peaks["macs_per_s"] / peaks["bytes_per_s"], high]
+        seen += intensities
+    ridge = peaks["macs_per_s"] / peaks["bytes_per_s"]
+    points = [min([*seen, ridge]) / 2, ridge, 2 * max([*seen, ridge])]
     roof = [min(x * peaks["bytes_per_s"], peaks["macs_per_s"]) / 1e9 for x in points]
     axis.plot(points, roof, color="black", linewidth=1, label="measured limits")
     axis.set(xscale="log", yscale="log", xlabel="multiply-adds a byte", ylabel="10⁹ multiply-adds a second")
@@ -99,7 +99,8 @@ def _models(pyplot: Any, records: Sequence[Mapping[str, Any]]) -> Any:
                 [value(member) for member in members], accuracies, marker="o", markersize=4, label=family, **style
             )
             for member in members if family == "others" else ():
-                axis.annotate(member["family"], (value(member), 100 * member["top1"]), fontsize=6, alpha=0.8)
+                place = {"xytext": (-4, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
+                axis.annotate(member["family"], (value(member), 100 * member["top1"]), fontsize=6, **place)
         axis.set(xscale="log", xlabel=label)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("published top-1 accuracy, %")

@@ -1,6 +1,7 @@
 """Folded networks against torch and ONNX Runtime, in turn in one process."""
 
 import functools
+import importlib.metadata
 import importlib.util
 import io
 import time
@@ -46,11 +47,18 @@ def _measure(name: str, batch: int, settings: Settings) -> dict[str, Any]:
         if peer == "torch_compile":
             compile_s[peer] = time.perf_counter() - start
     calls["torch_folded"] = _folded_torch(name, images)
-    if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
+    if onnx_version():
         calls["onnxruntime"] = _onnx(name, images)
     seconds = interleave(calls, pairs=settings.rounds, once_s=settings.once_s)
     jax.clear_caches()
     return {"model": name, "batch": batch, "compile_s": compile_s, **_timing.compare(seconds)}
+
+
+def onnx_version() -> dict[str, str]:
+    """That of ONNX Runtime, where it can be a peer."""
+    if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")):
+        return {}
+    return {"onnxruntime": importlib.metadata.version("onnxruntime")}
 
 
 def _torch_model(name: str) -> Any:

@@ -64,13 +64,17 @@ def sentence(parts: Sequence[Mapping[str, Any]]) -> str:
     """Whether this device agrees with the guideline, in plain words."""
     pairs: dict[tuple[str, str], list[float]] = {}
     for part in parts:
-        published, measured = ({row: v[key] for row, v in part["rows"].items()} for key in ("published", "measured"))
+        quoted = {row: values for row, values in part["rows"].items() if not values["is_noisy"]}
+        published, measured = ({row: v[key] for row, v in quoted.items()} for key in ("published", "measured"))
         for faster, slower, ratio in reversals(published, measured, tolerance=0.05):
             pairs.setdefault((faster, slower), []).append(ratio)
     correlations = [correlation(part) for part in parts]
     start = (
         f"Rank correlation {statistics.mean(correlations):.2f} over {len(parts)} columns, least {min(correlations):.2f}"
     )
+    noisy = sum(values["is_noisy"] for part in parts for values in part["rows"].values())
+    if noisy:
+        start += f"; {noisy} cells are too noisy to quote, and left out of what follows"
     if not pairs:
         return f"{start}: wherever rows differ by more than 5%, this device orders them as published."
     told = [

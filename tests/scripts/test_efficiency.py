@@ -1,17 +1,21 @@
 """The laboratory on small works: results, resumption, the page with its figures, agreement of runs, flags."""
 
+import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from arch.efficiency import tables
 from arch.efficiency.breakdown import KINDS
-from arch.efficiency.complexity import count
+from arch.efficiency.complexity import abstract_variables, count
+from arch.efficiency.operators import operators
+from arch.efficiency.roofline import measure_peaks
 from arch.models import MODELS, create
 from scripts import _results, efficiency
-from scripts.efficiency_studies import agreement, networks, parts, peers, prediction, structure
-from scripts.efficiency_studies.study import Settings, Work, network
+from scripts.efficiency_studies import agreement, networks, parts, peers, prediction, structure, study
+from scripts.efficiency_studies.study import Settings, Work
 
 TIMING = {"ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "relative": 4.0, "is_noisy": False}
 
@@ -77,6 +81,10 @@ def test_the_sentence_names_what_the_device_disagrees_on():
         "Rank correlation 0.80 over 2 columns, least 0.80. This device disagrees with what is published: g=2 is faster "
         "than g=1 in 2 of 2 columns (by up to 2.00x)."
     )
+    noisy = column([4.0, 8.0, 2.0, 1.0])
+    noisy["rows"]["g=2"] |= {"is_noisy": True}
+    told = structure.sentence([noisy])
+    assert "1 cells are too noisy to quote" in told and "orders them as published" in told
 
 
 def records():
@@ -85,7 +93,7 @@ def records():
     model |= {"compile_s": 3.0, "peak_bytes": 2**24, "source": "", "level": 140}
     layer = {"layer": "conv", "kind": "conv 1x1", "macs": 10**6, "bytes": 10**5, "ms": 0.2, "limit_ms": 0.1}
     ratio = {"median": 1.5, "low": 1.4, "high": 1.6}
-    studies = {
+    members = {
         "g2": [column([4.0, 8.0, 2.0, 1.0])],
         "breakdown": [{"folded": True, "total_ms": 5.0, "shares": {kind: 1 / len(KINDS) for kind in KINDS}}],
         "roofline": [{"model": "net", "macs_per_s": 1e11, "bytes_per_s": 1e10,
@@ -98,9 +106,9 @@ def records():
         + [model | {"family": "resnet18", "level": None, "top1": 0.69758, "is_noisy": True}],
     }  # fmt: skip
     return [
-        {"record": "cell", "study": study, "cell": f"{study} {number}", **part}
-        for study, members in studies.items()
-        for number, part in enumerate(members)
+        {"record": "cell", "study": name, "cell": f"{name} {number}", **part}
+        for name, parts_ in members.items()
+        for number, part in enumerate(parts_)
     ]
 
 
@@ -169,35 +177,52 @@ def test_networks_have_the_published_multiply_adds(family, level):
     assert count(model, train=False).macs == pytest.approx(1e6 * networks.PUBLISHED[family, level][0], rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_space_is_covered_by_the_networks_that_its_table_is_from():
-    """By tracing, at 32 pixels: whatever is drawn has no other operators."""
-    from arch.efficiency.operators import operators
-
+    """By tracing: whatever is drawn has no other operators."""
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     for space in prediction.SPACES.values():
         covering, drawn = space()
 
         def keys(model):
-            net = network(model, batch=1, image_size=32, folded=False)
-            return {operator.key for operator in operators(net.fn, net.variables, net.images)}
+            apply = functools.partial(model.apply, train=False)
+            return {operator.key for operator in operators(apply, abstract_variables(model, x, train=False), x)}
 
         known = set().union(*map(keys, covering))
         for _ in range(2):
             assert keys(next(drawn)) <= known
 
 
-@pytest.mark.slow
-def test_every_study_measures(monkeypatch):
-    """A cell of each, as small as it is published, in two rounds."""
-    settings = Settings(rounds=2)
+@pytest.fixture
+def small_networks(monkeypatch):
+    """Every network at 32 pixels, and rates from small arrays."""
+    real = study.network
+    small = functools.partial(measure_peaks, matrix_sizes=(128,), copy_bytes=2**20)
+    for module in (parts, prediction):
+        monkeypatch.setattr(module, "network", lambda *args, **fields: real(*args, **{**fields, "image_size": 32}))
+    monkeypatch.setattr(parts, "measure_peaks", small)
+    monkeypatch.setattr(prediction, "NUM_NETWORKS", {False: 2})
     monkeypatch.setattr(jax, "clear_caches", lambda: None)  # other tests have theirs
+
+
+@pytest.mark.slow
+def test_every_study_measures(small_networks):
+    """A cell of each, in two rounds."""
+    settings = Settings(rounds=2)
     part = structure.works("g3", settings)[-1].measure()
     assert len(part["rows"]) == 5 and all(row["measured"] > 0 and row["relative"] > 0 for row in part["rows"].values())
     assert structure.lines(part)
     part = networks._measure_other("shiftresnet20_e3", settings)
-    assert part["image_size"] == 32 and part["ms"] > 0 and networks.lines(part)
+    assert part["image_size"] == 32 and part["ms"] > 0 and part["peak_bytes"] > 4 * 190_000 and networks.lines(part)
     part = parts._break_down("shufflenet_v1_g3", 1, True, settings)
     assert sum(part["shares"].values()) == pytest.approx(1) and part["shares"]["shuffle"] > 0
     assert parts.breakdown_lines(part)
+    part = parts._roof("shufflenet_v2_x1_0", settings)
+    assert part["macs_per_s"] > 0 and {row["kind"] for row in part["layers"]} >= {"conv 1x1", "depthwise 3x3"}
+    assert len(parts.roofline_lines(part)) == 1 + len(part["layers"]) and parts.by_kind(part["layers"])
+    part = prediction._predict("ShuffleNet v2", settings)
+    assert len(part["pairs_ms"]) == 2 and all(value > 0 for pair in part["pairs_ms"] for value in pair)
+    assert part["operators"] == len(part["seconds"]) > 10 and prediction.lines(part)
 
 
 def test_wrong_flags_are_one_line(tmp_path, capsys):
