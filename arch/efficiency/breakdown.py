@@ -171,26 +171,36 @@ def _profiled(
                     program.call(1)
         (file,) = Path(folder).rglob("*.xplane.pb")
         data = jax.profiler.ProfileData.from_file(str(file))
-        events = [event for plane in data.planes for line in plane.lines for event in line.events]
-        windows = sorted((event.start_ns, event.end_ns) for event in events if event.name == _CALL)
+        events = [
+            (event, plane.name.startswith("/device:"))
+            for plane in data.planes
+            for line in plane.lines
+            for event in line.events
+        ]
+        windows = sorted((event.start_ns, event.end_ns) for event, _ in events if event.name == _CALL)
         spans = sorted(_spans(events, found), key=lambda span: span[1])
     for start, end in windows:
         yield [(name, first * 1e-9, last * 1e-9) for name, first, last in spans if start <= first <= end]
 
 
-def _spans(events: Iterable, found: Mapping[str, Instruction]) -> list[tuple[str, float, float]]:
+def _spans(events: Iterable[tuple], found: Mapping[str, Instruction]) -> list[tuple[str, float, float]]:
     """Name, start and end of each instruction that ran, in nanoseconds.
 
     On a CPU an instruction may go on in other threads after its own event; another event tells its end.
+
+    Args:
+        events: each with whether it is of an accelerator. There it is named by its kernel, and a statistic has the
+            instruction; on the host it has the instruction's name, and reading statistics ends jax 0.12 at times.
+        found: instructions by name.
     """
     spans: dict[str, list[tuple[str, float, float]]] = {}
     ends: dict[str, list[float]] = {}
-    for event in events:
+    for event, on_device in events:
         if event.name.startswith("end: "):
             ends.setdefault(event.name.removeprefix("end: "), []).append(event.end_ns)
             continue
         name = event.name.partition(" ")[0].removeprefix("%")
-        if name not in found:
+        if name not in found and on_device:
             name = next((value for key, value in event.stats if key == "hlo_op"), "")
         if name in found and found[name].kind:
             spans.setdefault(name, []).append((name, event.start_ns, event.end_ns))

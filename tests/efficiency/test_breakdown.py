@@ -104,7 +104,10 @@ def test_an_event_that_goes_on_elsewhere_lasts_until_its_end_is_told():
     found = {"dot.1": Instruction("convolution", ""), "w": Instruction("", "")}
     events = [_Event("end: dot.1", 50, 51), _Event("dot.1", 0, 10), _Event("other", 0, 9), _Event("w", 0, 99)]
     events += [_Event("end: dot.1", 80, 81), _Event("kernel", 70, 75, [("hlo_op", "dot.1")])]
-    assert sorted(module._spans(events, found)) == [("dot.1", 0, 51), ("dot.1", 70, 81)]
+    on_device = [(event, event.name == "kernel") for event in events]
+    assert sorted(module._spans(on_device, found)) == [("dot.1", 0, 51), ("dot.1", 70, 81)]
+    on_host = [(event, False) for event in events]
+    assert ("dot.1", 70, 81) not in module._spans(on_host, found), "there nothing is looked up in statistics"
 
 
 def test_a_network_spends_its_time_where_its_multiply_adds_are():
