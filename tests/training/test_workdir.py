@@ -95,5 +95,7 @@ def test_a_field_added_since_the_run_began_counts_as_its_default(tmp_path):
 
 
 def test_a_bucket_is_no_folder():
-    with pytest.raises(ValueError, match=r"--workdir=gs://bucket/run must be a folder, .* mount the bucket"):
+    with pytest.raises(
+        ValueError, match=r"--workdir=gs://bucket/run must be a folder that all hosts see, .* mount the bucket"
+    ):
         workdir.check("gs://bucket/run", {}, {})
