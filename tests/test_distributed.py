@@ -83,7 +83,7 @@ def start_hosts(workdir, data_dir, count=2, devices=2, only=None, flags=()):
     return hosts
 
 
-def finish(hosts, timeout=300):
+def finish(hosts, timeout=600):
     """Outputs; a host that hangs is killed, and shows as -9."""
     end = time.monotonic() + timeout
     outputs = []
@@ -115,7 +115,7 @@ def test_four_hosts_of_one_device_train_to_the_parameters_of_one(tmp_path, data_
 def test_two_hosts_agree_on_where_to_stop(tmp_path, data_dir, one_device):
     workdir = tmp_path / "run"
     hosts = start_hosts(workdir, data_dir)
-    wait_for(hosts[0], lambda: saved_steps(workdir))
+    wait_for(hosts[0], lambda: saved_steps(workdir), timeout=600)
     hosts[1].send_signal(signal.SIGTERM)
     outputs = finish(hosts)
     assert [host.returncode for host in hosts] == [75, 75], outputs
@@ -150,7 +150,7 @@ def test_killed_on_one_host_the_others_end_and_both_go_on(tmp_path, data_dir, tw
     """Bit for bit as two that nobody killed."""
     workdir = tmp_path / "run"
     hosts = start_hosts(workdir, data_dir, devices=1)
-    wait_for(hosts[0], lambda: saved_steps(workdir))
+    wait_for(hosts[0], lambda: saved_steps(workdir), timeout=600)
     hosts[lost].kill()
     output = finish([hosts[1 - lost]], timeout=60)[0]
     finish(hosts)
@@ -172,7 +172,7 @@ def test_a_host_that_hangs_ends_the_others(tmp_path, data_dir):
     """As where a machine or its network is lost: its connections stay open, and a collective waits for it."""
     workdir = tmp_path / "run"
     hosts = start_hosts(workdir, data_dir, devices=1, flags=("--config.num_steps=100000",))
-    wait_for(hosts[0], lambda: saved_steps(workdir))
+    wait_for(hosts[0], lambda: saved_steps(workdir), timeout=600)
     (child,) = pathlib.Path(f"/proc/{hosts[1].pid}/task/{hosts[1].pid}/children").read_text().split()
     os.kill(int(child), signal.SIGSTOP)
     output = finish(hosts[:1], timeout=60)[0]
@@ -185,7 +185,7 @@ def test_a_host_that_hangs_ends_the_others(tmp_path, data_dir):
 @pytest.mark.parametrize("only", [0, 1])
 def test_a_host_that_waits_alone_says_so_and_ends(tmp_path, data_dir, only):
     hosts = start_hosts(tmp_path / "run", data_dir, only=only, flags=("--join_seconds=2",))
-    output = finish(hosts, timeout=60)[0]
+    output = finish(hosts, timeout=120)[0]  # with the imports
     assert hosts[0].returncode == 75, output
     line = one_line(output)
     assert (
@@ -205,6 +205,6 @@ def test_a_folder_that_is_refused_ends_all_hosts_with_one_line(tmp_path, data_di
 @pytest.mark.parametrize("flags", [("--distributed",), ("--coordinator=a:1", "--num_processes=2", "--process_id=2")])
 def test_a_cluster_that_is_none_is_one_line(tmp_path, data_dir, flags):
     process = start(FLOAT64, f"--workdir={tmp_path / 'run'}", data_dir, *flags)
-    (output,) = finish([process], timeout=60)
+    (output,) = finish([process], timeout=120)
     assert process.returncode == 2, output
     assert "cannot be joined" in one_line(output) and "give all three" in one_line(output)
