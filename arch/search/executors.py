@@ -100,7 +100,8 @@ class Ray:
         except ImportError as error:
             raise ValueError("Ray: the package ray is not installed; pip install 'arch-jax[search]'") from error
         self._ray, self._resources = ray, dict(resources or {})
-        started = {} if address else {"num_cpus": num_cpus, "include_dashboard": False}
+        # Jobs and evaluations are small: the store of a cluster that is started here need not be.
+        started = {} if address else {"num_cpus": num_cpus, "object_store_memory": 2**27, "include_dashboard": False}
         ray.init(address=address, log_to_driver=False, **started)
 
     def submit(self, function: Callable[..., Any], *args: Any) -> concurrent.futures.Future:

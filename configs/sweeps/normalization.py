@@ -12,8 +12,8 @@ of the other norms do. The paper's 0.99 suits its 130,000 steps: here the statis
 when the plain phase ends, and with rate 0.1 it reached 45% on the validation split instead of 91%.
 
 The rate is linear in the batch, from the best at 8 x 32 for each normalization, see normalization_rates.py.
-normalization_devices.py repeats two cells on eight devices. Begun: 18 of the 72 runs are in docs/normalization.jsonl, from
-which the same command goes on.
+normalization_devices.py repeats two cells on eight devices. Begun: 18 of the 72 runs are in docs/normalization.jsonl,
+from which the same command goes on.
 """
 
 from typing import Any
