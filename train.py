@@ -13,13 +13,10 @@ import logging
 import math
 import os
 import signal
-import sys
-import time
-import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
-from arch.training.cluster import HEARTBEAT_SECONDS, INTERRUPTED, JOIN_SECONDS, RESUME_ME, VERDICT_SECONDS, supervise
+from arch.training.cluster import INTERRUPTED, JOIN_SECONDS, NON_FINITE, RESUME_ME, supervise
 from arch.training.host import prepare_host
 
 if __name__ == "__main__":
@@ -34,7 +31,6 @@ from absl import flags
 from absl import logging as absl_logging
 from clu import parameter_overview
 from flax import jax_utils, traverse_util
-from jax.experimental import multihost_utils
 
 import input_pipeline
 from arch import AXIS_NAME, models, optim
@@ -46,10 +42,11 @@ from arch.training import metrics, workdir
 from arch.training.checkpoint import Checkpointer, to_devices, to_host
 from arch.training.logbook import Logbook
 from arch.training.preemption import StopRequest
+from arch.training.processes import from_main_host, join, leave_others
 from arch.training.progress import Progress
 from arch.training.state import TrainState, create_state, with_variables
 from arch.training.statistics import EVAL_STATISTICS, Remeasure
-from arch.training.step import make_eval_step, make_train_step, pmap_eval_step, pmap_train_step
+from arch.training.step import make_eval_step, make_train_step, pmap_eval_step, pmap_train_step, positions
 from arch.weights.convert import Loaded
 from arch.weights.load import load
 from configs import cli, default
@@ -63,7 +60,6 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes in all; d
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is; default $JAX_PROCESS_ID.")
 JOIN = flags.DEFINE_integer("join_seconds", JOIN_SECONDS, "Within which all processes must come.", lower_bound=1)
 
-NON_FINITE = 1  # exit status, see also arch/training/cluster.py
 PROFILE_AFTER = 10  # steps, so that compilation is not in the profile
 
 logger = logging.getLogger("train")
@@ -115,36 +111,7 @@ def join_cluster() -> None:
         return
     if not DISTRIBUTED.value and missing:
         raise ValueError(f"{' and '.join(missing)} must be given too, to join processes; or --distributed on a cluster")
-    if not index:
-        logger.warning("waiting at most %d s for the other processes", JOIN.value)
-    try:
-        jax.distributed.initialize(
-            address, count, index, initialization_timeout=JOIN.value, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
-        )
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"cluster: --coordinator={address} --num_processes={count} --process_id={index} cannot be joined "
-            f"({str(error).strip() or type(error).__name__}); where JAX does not recognise the cluster, give all three"
-        ) from error
-
-
-def leave_others(error: Exception) -> NoReturn:
-    """Ends one process of several after an error, without the end of a program, at which it would wait for the others.
-
-    A collective fails where another process is gone. Then JAX ends this one while it waits, and says which is gone.
-    """
-    if isinstance(error, jax.errors.JaxRuntimeError):
-        reason = str(error).strip().split("\n")[0][:200]
-        logger.warning("a step failed (%s); waiting %d s for what others know of it", reason, VERDICT_SECONDS)
-        time.sleep(VERDICT_SECONDS)
-    traceback.print_exception(error)
-    sys.stderr.flush()
-    os._exit(1)
-
-
-def from_main_host(value: int) -> int:
-    """The value that process 0 gives, on all of them."""
-    return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+    join(address, count, index, JOIN.value)
 
 
 class Run:
@@ -239,8 +206,7 @@ class Run:
         key = jax.random.key(self.config.seed)
 
         def initialize(batch: dict[str, jax.Array]) -> Any:
-            size = batch["label"].shape[0]
-            ids = jax.lax.axis_index(AXIS_NAME) * size + jnp.arange(size)
+            ids = positions(batch["label"].shape[0])
             images = self.pipeline.preprocess(train=True)(batch["image"], example_keys(key, ids))
             variables = {"params": state.params, "batch_stats": state.batch_stats, **state.other}
             options = {"axis_name": AXIS_NAME, "rngs": {"dropout": key}, "train": True}
@@ -282,10 +248,8 @@ class Run:
             return found
         count = self.config.precise_batches if self.config.eval_statistics == "precise" else 1
         first, last = max(step - count, 0), max(step, 1)
-        for prefix, variables in found.items():
-            batches = zip(range(first, last), self.pipeline.train(first, self.plan.stages), strict=False)
-            found[prefix] = self.remeasure(variables, batches)
-        return found
+        batches = zip(range(first, last), self.pipeline.train(first, self.plan.stages), strict=False)
+        return self.remeasure(found, batches)
 
     def evaluate(self, step: int, state: TrainState, stop: StopRequest) -> dict[str, float] | None:
         """Metrics of both splits after `step` updates, of the parameters and of their average.

@@ -161,53 +161,6 @@ def set_shufflenet_imagenet(config: ml_collections.ConfigDict, num_steps: int = 
     config.checkpoint_every_steps = 5000
 
 
-def resnet50_recipe(
-    owner: str,
-    arg: str | None,
-    *,
-    global_batch_size: int,
-    small: Mapping[str, Any],
-    set_optimizer: Callable[[ml_collections.ConfigDict, float], None],
-) -> ml_collections.ConfigDict:
-    """ResNet-50 with a large batch, as Goyal et al. set it up (arXiv:1706.02677, section 5.1).
-
-    The stride is on the 3x3 convolutions, the last scale of every unit starts at 0, the classifier at N(0, 0.01^2),
-    statistics are of 32 images whatever the batch, norms and biases do not decay. With `fashion_mnist` a small network
-    of 20 epochs of 2,048 images, in which all that is given in epochs of 90 is shortened alike.
-
-    Args:
-      owner: the recipe's file, for errors.
-      arg: `fashion_mnist` and `smoke`, separated by commas.
-      global_batch_size: for ImageNet.
-      small: fields of the small network.
-      set_optimizer: gets the config and the share of 90 epochs that the run is long; sets optimizer and schedule.
-    """
-    args = parse_arg(arg, fashion_mnist=False, smoke=False)
-    config = default.get_config()
-    config.model.name = "resnet50"
-    fields = {"zero_init_residual": True, "classifier_std": 0.01}
-    if args["fashion_mnist"]:
-        set_fashion_mnist(config)
-        config.label_smoothing = 0.0
-        config.schedule.warmup_learning_rate = -1.0
-        config.global_batch_size = 2048
-        fields |= {**small, "stem": "stride2"}
-    else:
-        set_imagenet(config)
-        config.num_epochs = 90.0
-        config.global_batch_size = global_batch_size
-    config.model.fields = ml_collections.ConfigDict(fields)
-    config.model.norm.name = "ghost_batch_norm"
-    config.model.norm.fields = ml_collections.ConfigDict({"ghost_batch_size": 32, "running_rule": "mean"})
-    config.optimizer.weight_decay = 1e-4
-    config.schedule.base_learning_rate, config.schedule.base_batch_size = 0.1, 256
-    set_optimizer(config, config.num_epochs / 90)
-    if args["smoke"]:
-        make_smoke(config)
-        config.model.norm.fields.ghost_batch_size = 1
-    return config
-
-
 def set_cells_imagenet(config: ml_collections.ConfigDict) -> None:
     """What the networks of TensorFlow's searched cells have in common on ImageNet, on top of `set_imagenet`."""
     config.global_batch_size = 256

@@ -12,17 +12,13 @@ GPUs. Here: not yet run.
 
 import ml_collections
 
-from configs import common, resnet
+from configs import resnet
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Args: `fashion_mnist`, `smoke`."""
-    return common.resnet50_recipe(
-        "configs/resnet50_akiba.py",
-        arg,
-        global_batch_size=32_768,
-        small=resnet.small("resnet50"),
-        set_optimizer=set_optimizer,
+    return resnet.large_batch_recipe(
+        "configs/resnet50_akiba.py", arg, global_batch_size=32_768, set_optimizer=set_optimizer
     )
 
 

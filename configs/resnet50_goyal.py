@@ -12,17 +12,13 @@ on 256 GPUs 23.74%, in an hour. Here: not yet run.
 
 import ml_collections
 
-from configs import common, resnet
+from configs import resnet
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Args: `fashion_mnist`, `smoke`."""
-    return common.resnet50_recipe(
-        "configs/resnet50_goyal.py",
-        arg,
-        global_batch_size=8192,
-        small=resnet.small("resnet50"),
-        set_optimizer=set_optimizer,
+    return resnet.large_batch_recipe(
+        "configs/resnet50_goyal.py", arg, global_batch_size=8192, set_optimizer=set_optimizer
     )
 
 

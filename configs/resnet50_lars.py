@@ -12,7 +12,7 @@ epochs in 14 minutes at 74.9%. Here: not yet run.
 
 import ml_collections
 
-from configs import common, resnet
+from configs import resnet
 
 # Batches below the first number: the highest rate, and the epochs of 90 in which it is reached.
 PEAKS = ((16_384, 10.0, 5.0), (32_768, 25.0, 5.0), (65_536, 32.0, 14.0), (2**62, 35.6, 40.0))
@@ -20,12 +20,8 @@ PEAKS = ((16_384, 10.0, 5.0), (32_768, 25.0, 5.0), (65_536, 32.0, 14.0), (2**62,
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Args: `fashion_mnist`, `smoke`."""
-    return common.resnet50_recipe(
-        "configs/resnet50_lars.py",
-        arg,
-        global_batch_size=32_768,
-        small=resnet.small("resnet50"),
-        set_optimizer=set_optimizer,
+    return resnet.large_batch_recipe(
+        "configs/resnet50_lars.py", arg, global_batch_size=32_768, set_optimizer=set_optimizer
     )
 
 

@@ -11,17 +11,13 @@ micro-batches. Published: 76.1% in under 30 minutes on a TPU pod. Here: not yet 
 
 import ml_collections
 
-from configs import common, resnet, resnet50_goyal
+from configs import resnet, resnet50_goyal
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Args: `fashion_mnist`, `smoke`."""
-    config = common.resnet50_recipe(
-        "configs/resnet50_smith.py",
-        arg,
-        global_batch_size=8192,
-        small=resnet.small("resnet50"),
-        set_optimizer=set_optimizer,
+    config = resnet.large_batch_recipe(
+        "configs/resnet50_smith.py", arg, global_batch_size=8192, set_optimizer=set_optimizer
     )
     if config.data.name == "synthetic":  # of 512 images, 4 steps of 16: the batch doubles at the third
         config.schedule.step_epochs, config.schedule.max_batch_size = (2 * 16 / 512,), 32

@@ -187,18 +187,25 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
 
 
-class Parser(argparse.ArgumentParser):
-    """The flags of all benchmarks; a wrong one is told in one line."""
+class LineParser(argparse.ArgumentParser):
+    """Flags of which a wrong one is told in one line."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+class Parser(LineParser):
+    """The flags of all benchmarks."""
 
     def __init__(self, prog: str, description: str, dtypes: Sequence[str] = ("float32", "bfloat16")) -> None:
-        super().__init__(prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(prog, description)
         self.add_argument("--dtype", choices=dtypes, default=dtypes[0])
         self.add_argument("--pairs", type=positive, default=20, help="rounds, in each of which every peer is timed")
         self.add_argument("--json", action="append", default=[], help="a line a measurement; what it has is not timed")
         self.add_argument("--markdown", help="write this file from the --json files, any number, and time nothing")
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
 
     def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """The flags; exits with status 2 and one line where they do not fit."""

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a checkout
 
@@ -55,13 +55,6 @@ STUDIES = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """A wrong flag is told in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0; 1: one line on stderr says why not; 2: wrong flags; 130: interrupted, what is done is kept."""
     args = _parse(argv)
@@ -85,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser("efficiency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _results.LineParser("efficiency", __doc__)
     choices = (*STUDIES, "all", "page", "agree")
     parser.add_argument("studies", nargs="+", choices=choices, metavar="STUDY", help=", ".join(choices))
     parser.add_argument("--full", action="store_true", help="every batch size, every network")

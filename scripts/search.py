@@ -8,7 +8,6 @@ Exit status: 0 when all trials are made, 2 for a search that cannot be run, 75 a
 again.
 """
 
-import dataclasses
 import json
 import logging
 import math
@@ -16,11 +15,10 @@ import os
 import pathlib
 import pprint
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run from a checkout
@@ -36,11 +34,11 @@ from arch.search.spaces.fields import FieldSpace
 from arch.search.strategies.controller import ReinforcementLearning
 from arch.search.strategies.evolution import Evolution
 from arch.search.strategies.random_search import RandomSearch
-from arch.search.trials import Evaluation, Job, Trial
+from arch.search.trials import Trial
 from arch.training import workdir
-from arch.training.logbook import read_rows
 from arch.training.progress import duration
 from configs import cli
+from scripts._search_training import Training, leave
 
 CONFIG = cli.define_config_flag()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the search; default: runs/search-NAME.")
@@ -52,82 +50,8 @@ EXECUTORS = {
     "processes": executors.Processes,
     "ray": lambda num_parallel: executors.Ray(),
 }
-NON_FINITE = 1  # exit status of train.py: no error, and no reward
-RESUME_ME, INTERRUPTED = 75, 130
 
 logger = logging.getLogger("search")
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """Evaluates fields of a recipe by train.py, in a process of its own.
-
-    Attributes:
-      recipe: FILE.py[:ARGS].
-      overrides: fields that all trials share.
-      metric: of the last row of metrics.jsonl, the reward.
-      folder: of the runs.
-    """
-
-    recipe: str
-    overrides: Mapping[str, Any]
-    metric: str
-    folder: str
-
-    def __call__(self, job: Job) -> Evaluation:
-        """Trains, or goes on where the trial was stopped; raises RuntimeError where train.py fails."""
-        place = pathlib.Path(self.folder, f"{job.id:04d}")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        fields = {**self.overrides, **job.architecture, "seed": job.seed}
-        command = [sys.executable, str(ROOT / "train.py"), f"--config={self.recipe}", f"--workdir={place}"]
-        command += [f"--config.{name}={value}" for name, value in fields.items()]
-        with open(f"{place}.txt", "w") as log, _Stopping() as stopping:
-            child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
-            status = stopping.wait(child)
-        if status == NON_FINITE:
-            return Evaluation(-math.inf)
-        if status:
-            lines = pathlib.Path(f"{place}.txt").read_text().strip().splitlines()
-            raise RuntimeError(f"train.py ended with status {status}: {lines[-1] if lines else ''}")
-        row = read_rows(place / "metrics.jsonl")[-1]
-        if self.metric not in row:
-            raise RuntimeError(f"config.metric={self.metric} must be in the last row, which has {', '.join(row)}")
-        config = json.loads((place / "config.json").read_text())
-        metrics = {name: value for name, value in row.items() if name.startswith(("val/", "test/"))}
-        return Evaluation(row[self.metric], cost=row["step"] * config["global_batch_size"], metrics=metrics)
-
-
-class _Stopping:
-    """SIGTERM and Ctrl-C, which a child gets to hear before they end this process: it saves first."""
-
-    def __enter__(self) -> "_Stopping":
-        self._signal, self._child = None, None
-        self._previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _stop(self, number: int, frame: Any) -> None:
-        self._signal = number
-        if self._child is not None:
-            self._child.terminate()
-
-    def wait(self, child: subprocess.Popen) -> int:
-        """The exit status of the child."""
-        self._child = child
-        if self._signal is not None:  # it came while the child was started
-            child.terminate()
-        return child.wait()
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        if self._signal is not None:
-            leave(self._signal)
-
-
-def leave(number: int, frame: Any = None) -> NoReturn:
-    """Ends the search, or one of its workers."""
-    logger.warning("stopped; the same command goes on")
-    sys.exit(INTERRUPTED if number == signal.SIGINT else RESUME_ME)
 
 
 def main() -> int:
@@ -172,8 +96,9 @@ def run(
     config: ml_collections.ConfigDict, folder: pathlib.Path, space: FieldSpace, strategy: Any, executor: Any
 ) -> Sequence[Trial]:
     """All trials; says of each what it came to, the best so far, and how long the rest will take."""
-    start, made, best = time.monotonic(), 0, trials.best(list(trials.read(folder / "trials.jsonl").values()))
-    left = config.num_trials - len(trials.read(folder / "trials.jsonl"))
+    known = trials.read(folder / "trials.jsonl")
+    start, made, best = time.monotonic(), 0, trials.best(list(known.values()))
+    left = config.num_trials - len(known)
     logger.info("%d of %d trials, of a space of %d, in %s", left, config.num_trials, space.size, folder)
 
     def say(trial: Trial, num_told: int) -> None:
@@ -200,6 +125,7 @@ def run(
 BEST = '''"""Trial {id} of a search: {metric} {reward:.4f}, the highest of {count}. Written by scripts/search.py."""
 
 from configs import cli
+from scripts._search_training import Training, leave
 
 OVERRIDES = {overrides}
 

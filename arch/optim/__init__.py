@@ -46,11 +46,10 @@ def create(config: Any, schedule_config: Any, plan: BatchPlan) -> tuple[optax.Gr
       config: has the fields of `optimizer` in configs/default.py. Of all: name (momentum, lars, rmsprop_warmup),
         momentum in [0, 1), weight_decay >= 0, decay_form (coupled, decoupled; lars: coupled), decay_min_ndim >= 0,
         grad_clip_norm >= 0 (0 does not clip); of momentum and lars: nesterov; of momentum: momentum_form,
-        momentum_correction; of lars: lars_variant,
-        lars_trust_coefficient > 0; of rmsprop_warmup: rmsprop_rate > 0, rmsprop_decay in [0, 1),
-        transition_center_epochs, transition_period_epochs > 0, transition_form. The variants slide and optax of lars
-        are readings to the letter: they treat all leaves alike, so `decay_min_ndim` is not theirs, and the slide has no
-        trust coefficient.
+        momentum_correction; of lars: lars_variant, lars_trust_coefficient > 0; of rmsprop_warmup: rmsprop_rate > 0,
+        rmsprop_decay in [0, 1), transition_center_epochs, transition_period_epochs > 0, transition_form. The variants
+        slide and optax of lars are readings to the letter: they treat all leaves alike, so `decay_min_ndim` is not
+        theirs, and the slide has no trust coefficient.
       schedule_config: has the fields of `schedule`, see `create_schedule`.
       plan: of the batches, from `plan_batches`.
 

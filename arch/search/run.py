@@ -62,7 +62,7 @@ def search(
         if value < 1:
             raise ValueError(f"search: {name}={value} must be at least 1; raise it")
     known = trials.read(path) if path else {}
-    loop = _Loop(strategy, space, path, on_trial, known)
+    loop = _Loop(strategy, path, on_trial)
     executor = executor or InLine()
     try:
         for number in range(num_trials):
@@ -91,13 +91,10 @@ class _Loop:
     def __init__(
         self,
         strategy: Strategy,
-        space: Space,
         path: Path | None,
         on_trial: Callable[[Trial, int], None],
-        known: dict[int, Trial],
     ):
-        self._strategy, self._space, self._path, self._on_trial = strategy, space, path, on_trial
-        self._known = known
+        self._strategy, self._path, self._on_trial = strategy, path, on_trial
         self._proposals: list[Proposal] = []
         self._trials: dict[int, Trial] = {}
         self._running: dict[concurrent.futures.Future, Job] = {}

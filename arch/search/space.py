@@ -44,22 +44,22 @@ class Choices:
     values: tuple[int, ...]
 
 
-@dataclasses.dataclass(frozen=True)
 class CategoricalSpace:
     """Every combination of one choice a position.
 
-    Attributes:
+    Args:
       choices: how many there are at each position, at least one each.
       include_current: whether a mutation may draw the choice that is there, and then changes nothing, as a literal
         reading of Real et al. (arXiv:1802.01548) has it for operations.
+
+    Raises:
+      ValueError: no positions, or one without a choice.
     """
 
-    choices: tuple[int, ...]
-    include_current: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.choices or min(self.choices) < 1:
-            raise ValueError(f"CategoricalSpace: choices={self.choices} must be 1 or above; give what there is")
+    def __init__(self, choices: tuple[int, ...], include_current: bool = False):
+        if not choices or min(choices) < 1:
+            raise ValueError(f"CategoricalSpace: choices={choices} must be 1 or above; give what there is")
+        self.choices, self.include_current = choices, include_current
 
     @property
     def size(self) -> int:

@@ -20,7 +20,8 @@ import time
 from collections.abc import Mapping, Sequence
 from types import FrameType
 
-RESUME_ME, INTERRUPTED = 75, 130  # exit statuses: run it again; 75 is EX_TEMPFAIL of sysexits.h
+# Exit statuses of train.py: the loss became non-finite; run it again, where 75 is EX_TEMPFAIL of sysexits.h.
+NON_FINITE, RESUME_ME, INTERRUPTED = 1, 75, 130
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long is lost; JAX's own default is 100
 VERDICT_SECONDS = HEARTBEAT_SECONDS + 15  # by then it is known everywhere
 JOIN_SECONDS = 120  # default of --join_seconds

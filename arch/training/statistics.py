@@ -21,7 +21,7 @@ EVAL_STATISTICS = ("running", "last_batch", "last_batch_averaged", "precise")
 
 
 class Remeasure:
-    """`remeasure(variables, batches)` gives the variables with the statistics of these batches.
+    """`remeasure(versions, batches)` gives the variables of each version with the statistics of these batches.
 
     Args:
       model: with running statistics.
@@ -53,15 +53,18 @@ class Remeasure:
         self._merge: Callable = jax.pmap(lambda first, second: precise.merge((first, second)))
         self._replace: Callable = jax.pmap(precise.with_statistics)
 
-    def __call__(self, variables: Mapping[str, Any], batches: Iterable[tuple[int, Batch]]) -> dict[str, Any]:
-        """Over `[devices, ...]` leaves.
+    def __call__(
+        self, versions: Mapping[str, Mapping[str, Any]], batches: Iterable[tuple[int, Batch]]
+    ) -> dict[str, dict[str, Any]]:
+        """Over `[devices, ...]` leaves; each batch is read once.
 
         Args:
-          variables: of the model.
+          versions: name -> variables of the model, such as its parameters and their average.
           batches: of training, each after the index of its step; at least one.
         """
-        total = None
+        totals: dict[str, precise.Statistics] = {}
         for step, batch in batches:
-            one = self._measure(variables, batch, step)
-            total = one if total is None else self._merge(total, one)
-        return self._replace(variables, total)
+            for name, variables in versions.items():
+                one = self._measure(variables, batch, step)
+                totals[name] = self._merge(totals[name], one) if name in totals else one
+        return {name: self._replace(variables, totals[name]) for name, variables in versions.items()}

@@ -14,7 +14,7 @@ from arch.search.spaces.synthetic import OneMax
 from arch.search.strategies.controller import Controller, ReinforcementLearning, loss
 from arch.search.strategies.random_search import RandomSearch
 from arch.search.trials import Evaluation, Trial
-from tests.search.test_evolution import mann_whitney
+from tests.ranks import mann_whitney
 
 CHOICES = (4, 3, 4)
 ALL = np.array(list(itertools.product(*map(range, CHOICES))), np.int32)

@@ -1,7 +1,6 @@
 """Aging evolution: the queue, its tournaments and mutations, and that it beats random search where it should."""
 
 import math
-import statistics
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from arch.search.spaces.synthetic import NkLandscape, OneMax
 from arch.search.strategies.evolution import Evolution
 from arch.search.strategies.random_search import RandomSearch
 from arch.search.trials import Trial
+from tests.ranks import mann_whitney
 
 SPACE = CategoricalSpace((4,) * 6)
 
@@ -107,21 +107,6 @@ def reported(make, task, num_trials, seed):
     """The value without noise of what a search reports: its best by noisy reward."""
     found = run.search(make(seed), task.space, task, num_trials=num_trials, path=None, seed=seed)
     return trials.best(found).metrics["value"]
-
-
-def mann_whitney(first, second):
-    """One-sided p, that values of `first` tend to be larger, by the normal approximation with ties."""
-    both = np.concatenate([first, second])
-    order = np.argsort(both)
-    ranks = np.empty(len(both))
-    ranks[order] = np.arange(1, len(both) + 1)
-    for value in np.unique(both):
-        ranks[both == value] = ranks[both == value].mean()
-    n, m = len(first), len(second)
-    u = ranks[:n].sum() - n * (n + 1) / 2
-    ties = sum(count**3 - count for count in np.unique(both, return_counts=True)[1])
-    deviation = math.sqrt(n * m / 12 * (n + m + 1 - ties / ((n + m) * (n + m - 1))))
-    return statistics.NormalDist().cdf(-(u - n * m / 2 - 0.5) / deviation)
 
 
 @pytest.mark.slow

@@ -145,7 +145,10 @@ def test_killed_before_it_could_save_it_is_to_be_run_again(start):
     assert process.wait(timeout=30) == 75
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="by a service of Linux")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"),
+    reason="only the kernel of Linux ends a child with its parent (PR_SET_PDEATHSIG)",
+)
 def test_the_child_does_not_outlive_its_parent(start):
     process = start("print(os.getpid(), file=sys.stderr, flush=True); time.sleep(60)")
     child = int(process.stderr.readline())

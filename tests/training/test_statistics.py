@@ -46,7 +46,7 @@ def remeasure(name, batches, devices=1, part_size=16, preprocess=plain):
     variables = jax.tree.map(lambda leaf: np.stack([leaf] * devices), jax.device_get(variables))
     run = Remeasure(model, name, part_size=part_size, seed=SEED, preprocess=preprocess)
     split = [(step, jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), one)) for step, one in batches]
-    found = jax.device_get(run(variables, split))["batch_stats"]
+    found = jax.device_get(run({"": variables}, split))[""]["batch_stats"]
     for device in range(1, devices):
         jax.tree.map(lambda x, i=device: np.testing.assert_array_equal(x[0], x[i]), found)
     return jax.tree.map(lambda x: x[0], found)
@@ -105,3 +105,17 @@ def test_examples_of_no_weight_do_not_count(x64):
     one = batch(0)
     one["weight"][10:] = 0
     assert_close(remeasure("last_batch", [(0, one)])["first"], moments({"image": one["image"][:10]}))
+
+
+def test_every_version_gets_its_own_from_batches_that_are_read_once(x64):
+    """The second norm sees squares of what the first puts out, and so depends on its scale."""
+    model = Net()
+    variables = jax.device_get(model.init(jax.random.key(0), jnp.zeros((1, *SHAPE)), train=False))
+    versions = {"": variables, "ema_": jax.tree.map(lambda leaf: 2 * leaf, variables)}
+    versions = jax.tree.map(lambda leaf: leaf[None], versions)
+    one = jax.tree.map(lambda leaf: leaf[None], batch(0))
+    remeasure_both = Remeasure(model, "precise", part_size=16, seed=SEED, preprocess=plain)
+    found = jax.device_get(remeasure_both(versions, iter([(0, one)])))
+    assert_close(found["ema_"]["batch_stats"]["first"], found[""]["batch_stats"]["first"])
+    means = [found[name]["batch_stats"]["second"]["mean"] for name in ("", "ema_")]
+    np.testing.assert_allclose(means[1], 4 * means[0], rtol=1e-12)

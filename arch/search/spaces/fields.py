@@ -3,12 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from arch.search.space import CategoricalSpace, Choices
 
 
-class FieldSpace:
+class FieldSpace(CategoricalSpace):
     """One value of each field; an architecture is written as {field: value}.
 
     Args:
@@ -25,29 +23,7 @@ class FieldSpace:
                 raise ValueError(f"FieldSpace: {name}={values} must be different values, at least one; name them")
         if not self.fields:
             raise ValueError("FieldSpace: fields={} must not be empty; name what is to be searched")
-        self._space = CategoricalSpace(tuple(map(len, self.fields.values())))
-        self.choices = self._space.choices
-
-    @property
-    def size(self) -> int:
-        """How many architectures there are."""
-        return self._space.size
-
-    def sample(self, rng: np.random.Generator) -> Choices:
-        """Each as likely as any other."""
-        return self._space.sample(rng)
-
-    def mutate(self, rng: np.random.Generator, architecture: Choices) -> Choices:
-        """Another value of one field."""
-        return self._space.mutate(rng, architecture)
-
-    def encode(self, architecture: Choices) -> tuple[int, ...]:
-        """The position of each value in its list."""
-        return self._space.encode(architecture)
-
-    def decode(self, code: Sequence[int]) -> Choices:
-        """The architecture of these positions, checked."""
-        return self._space.decode(code)
+        super().__init__(tuple(map(len, self.fields.values())))
 
     def to_json(self, architecture: Choices) -> dict[str, Any]:
         """{field: value}."""
