@@ -70,9 +70,13 @@ command+=" sh -c 'echo \$\$ > $pid; exec \"\$@\"' sh python3 train.py$quoted"
 [[ -n $dry_run ]] || command -v gcloud > /dev/null || fail "there is no gcloud on the PATH; install the Google Cloud CLI"
 
 if [[ -n $copy ]]; then
-  archive=$(mktemp)
-  trap 'rm -f "$archive"' EXIT
-  git -C "$root" ls-files -z --cached --others --exclude-standard | tar -C "$root" -czf "$archive" --null -T -
+  scratch=$(mktemp -d)
+  trap 'rm -rf "$scratch"' EXIT
+  archive=$scratch/project.tgz
+  # All that .gitignore does not name; an empty repository tells, so that the tree need not be one.
+  git init -q --bare "$scratch/git"
+  git --git-dir="$scratch/git" --work-tree="$root" -C "$root" ls-files -z --others --exclude-standard |
+    tar -C "$root" -czf "$archive" --null -T -
   run gcloud compute tpus tpu-vm scp "$archive" "$tpu:/tmp/launch_tpu_pod.tgz" "${on_all[@]}"
   on_pod "mkdir -p $(printf %q "$directory") && tar -xzf /tmp/launch_tpu_pod.tgz -C $(printf %q "$directory")"
 fi

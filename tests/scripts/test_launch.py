@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,12 +99,23 @@ def test_a_dry_run_prints_what_would_be_run(machine):
     assert "tar" in unpacked and "train.py" in trained and "--distributed" in trained
 
 
-def test_the_project_is_brought_to_the_pod(machine):
+@pytest.mark.parametrize("repository", [True, False])
+def test_the_project_is_brought_to_the_pod(machine, repository):
+    """The files that there are, but none that git ignores; with and without a repository."""
+    project = machine.folder / "the project"
+    files = {"train.py", "a file", "scripts/launch_tpu_pod.sh"}
+    for name in (*files, "gone.py", "runs/a run/metrics.jsonl", ".venv/bin/python"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).touch()
+    shutil.copy(POD, project / "scripts")
+    (project / ".gitignore").write_text("runs/\n.venv/\n")
+    if repository:
+        subprocess.run("git init -q && git add train.py gone.py", shell=True, cwd=project, check=True)
+    (project / "gone.py").unlink()
     machine.answer("gcloud", '[[ $4 != scp ]] || tar -tzf "$5" > "$RECORD/files"')
-    assert machine.run(POD, "--tpu=pod", "--copy", *FLAGS).returncode == 0
-    files = (machine.folder / "files").read_text().splitlines()
-    assert {"train.py", "arch/__init__.py", "scripts/launch_tpu_pod.sh"} <= set(files)
-    assert not any(name.startswith(".git/") for name in files)
+    result = machine.run(project / "scripts" / POD.name, "--tpu=pod", "--copy", *FLAGS)
+    assert result.returncode == 0, result.stderr
+    assert set((machine.folder / "files").read_text().splitlines()) == files | {".gitignore"}
     assert [call[3] for call in machine.calls("gcloud")] == ["scp", "ssh", "ssh"]
 
 
