@@ -171,7 +171,9 @@ CHOSEN = {
     "dense 3x3": ((4, 16, 16, 32), (3, 3, 32, 32), {"padding": "SAME"}, ["winograd"] * 3),
     "dilated": ((2, 24, 24, 32), (3, 3, 32, 40), {"padding": "SAME", "kernel_dilation": (2, 2)}, ["winograd"] * 3),
     "small map": ((2, 7, 7, 128), (3, 3, 128, 128), {"padding": "SAME"}, ["im2col"] * 3),
-    "stem": ((3, 64, 62, 3), (7, 7, 3, 8), {"padding": "SAME", "strides": (2, 2)}, ["reference"] * 2 + ["im2col"]),
+    "stem": ((3, 64, 62, 3), (7, 7, 3, 8), {"padding": "SAME", "strides": (2, 2)}, ["canonical"] * 2 + ["im2col"]),
+    "narrow": ((2, 9, 8, 5), (3, 3, 5, 6), {"padding": ((2, 0), (-1, 1)), "strides": (2, 1)}, ["canonical"] * 3),
+    "narrow, dilated": ((2, 9, 8, 5), (3, 2, 5, 6), {"padding": "SAME", "kernel_dilation": (2, 3)}, ["canonical"] * 3),
     "depthwise": ((2, 14, 14, 64), (3, 3, 1, 64), {"padding": "SAME", "strides": (2, 2)}, ["depthwise"] * 3),
     "32 groups": ((2, 14, 14, 128), (3, 3, 4, 128), {"padding": "SAME"}, ["grouped"] * 3),
     "wide groups": ((4, 16, 16, 64), (3, 3, 32, 64), {"padding": "SAME"}, ["grouped"] * 3),  # winograd within
@@ -322,6 +324,16 @@ def test_devices(path):
         )
         other = jax.jvp(jax.grad(functools.partial(_loss_by_example, oracle)), (x, kernel), (x, jnp.zeros_like(kernel)))
         _assert_close(jax.jit(tangents)(x, kernel), other[1], 2e-5)
+
+
+def test_dense_gradients_are_in_the_layout_that_is_fast_within_loops_and_branches():
+    x, kernel = jnp.ones((2, 9, 9, 4)), jnp.ones((3, 3, 4, 6))
+    gradient = jax.jit(jax.grad(functools.partial(_loss, functools.partial(conv2d, padding="SAME")), (0, 1)))
+    text = jax.export.export(gradient, platforms=("cpu",))(x, kernel).mlir_module()
+    layouts = [line.split("dim_numbers = ")[1] for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(layouts) == 3
+    assert all(layout.startswith("[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]") for layout in layouts)
+    assert "reverse = [" not in text  # of a window, which has no fast program either
 
 
 def _loss_by_example(conv, x, kernel):

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from arch.ops._lowerings import im2col, matmul, reference, winograd
+from arch.ops._lowerings import canonical, im2col, matmul, winograd
 from arch.ops._lowerings.geometry import Geometry
 
 # Those that a block takes where they are asked for by name.
@@ -48,4 +48,4 @@ def choose(part: str, geometry: Geometry, batch: int, kernel_shape: Sequence[int
     else:
         # The first convolution of a network: few channels in, and more pixels than XLA's own gradient bears.
         gains = part == "kernel_gradient" and strided and pixels > IM2COL_PIXELS
-    return im2col if gains else reference
+    return im2col if gains else canonical
