@@ -156,6 +156,16 @@ class Pipeline:
         on_device = train and self._readers["train"].augments_on_device
         return device_preprocess(self._augmentation, augment=on_device)
 
+    def reseeded(self, seed: int) -> "Pipeline":
+        """The same examples in the order of another seed; they are decoded once for both.
+
+        Raises:
+          ValueError: data that are streamed, whose workers have a seed.
+        """
+        if not self._readers["train"].augments_on_device:
+            raise ValueError("reseeded: the data are streamed, not in memory; raise data.memory_limit_bytes")
+        return Pipeline(self.info, self._readers, self._augmentation, self._layout, seed, self.bad_records)
+
     def close(self) -> None:
         """Ends worker processes."""
         for reader in self._readers.values():

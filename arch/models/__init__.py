@@ -40,6 +40,7 @@ from arch.models.classification.inception_v3 import InceptionV3
 from arch.models.classification.inception_v4 import InceptionV4
 from arch.models.classification.mobilenet_v1 import MobileNetV1
 from arch.models.classification.mobilenet_v2 import MobileNetV2
+from arch.models.classification.nas_bench_201 import NASBench201
 from arch.models.classification.nasnet import NASNet
 from arch.models.classification.nonlocal_resnet import NonLocalResNet
 from arch.models.classification.residual_attention import ATTENTION_NEXT, ResidualAttentionNet
@@ -220,6 +221,7 @@ MODELS = {
         reduction_features=256,
         activate_reduction=True,
     ),
+    "nas_bench_201": functools.partial(NASBench201),
     "nasnet_a_large": functools.partial(NASNet, **nasnet.LARGE),
     "nasnet_a_mobile": functools.partial(NASNet, stage_sizes=(4, 4, 4), features=44),
     "nonlocal_resnet50": functools.partial(NonLocalResNet),

@@ -1,0 +1,47 @@
+"""The cells of NAS-Bench-201 (Dong and Yang, ICLR 2020, arXiv:2001.00326): an operation on each of six edges."""
+
+from collections.abc import Sequence
+
+from arch.errors import unknown_name
+from arch.models.classification.nas_bench_201 import EDGE_OPERATIONS, EDGES, cell_operations, cell_text
+from arch.search.space import CategoricalSpace, Choices
+
+# The authors' smaller space: 729 cells, few enough to train every one of them.
+CONNECT = ("none", "skip_connect", "nor_conv_3x3")
+
+
+class NASBench201Space(CategoricalSpace):
+    """All cells; an architecture is written as the authors do, "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|".
+
+    An encoding is what the network takes as its `cell`, with the same `operations`.
+
+    Args:
+      operations: names of EDGE_OPERATIONS; all five are the published space of 15,625 cells, CONNECT makes 729.
+      include_current: see `CategoricalSpace`.
+
+    Raises:
+      ValueError: an unknown operation, none, or one twice.
+    """
+
+    def __init__(self, operations: Sequence[str] = tuple(EDGE_OPERATIONS), include_current: bool = False):
+        self.operations = tuple(operations)
+        for operation in self.operations:
+            if operation not in EDGE_OPERATIONS:
+                raise unknown_name("NASBench201Space: operations", operation, EDGE_OPERATIONS)
+        if not self.operations or len(set(self.operations)) < len(self.operations):
+            raise ValueError(
+                f"NASBench201Space: operations={self.operations} must be one or more, each once; change them"
+            )
+        super().__init__((len(self.operations),) * len(EDGES), include_current)
+
+    def to_json(self, architecture: Choices) -> str:
+        """The cell's text."""
+        return cell_text([self.operations[index] for index in architecture.values])
+
+    def from_json(self, values: str) -> Choices:
+        """The architecture, checked."""
+        names = cell_operations(values)
+        for name in names:
+            if name not in self.operations:
+                raise unknown_name("NASBench201Space: operation of the cell", name, self.operations)
+        return Choices(tuple(map(self.operations.index, names)))

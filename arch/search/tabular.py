@@ -1,0 +1,83 @@
+"""A search whose answers are known: what other trials measured, looked up in no time."""
+
+import collections
+import dataclasses
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from arch.search import trials
+from arch.search.trials import Evaluation, Job, Trial
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """An evaluator over the trials of a search that tried every architecture of a space several times.
+
+    Attributes:
+      rows: of each architecture, as JSON text, its trials.
+      metric: of a trial, which is the reward; "reward" is what the trial was rewarded with.
+    """
+
+    rows: dict[str, tuple[Trial, ...]]
+    metric: str = "reward"
+
+    @classmethod
+    def read(cls, path: Path, metric: str = "reward") -> "Table":
+        """The table of a `trials.jsonl`; trials that failed, and those whose loss was not finite, count as reward 0.
+
+        Raises:
+          ValueError: no trials, or a trial without the metric.
+        """
+        rows = collections.defaultdict(list)
+        for _, trial in sorted(trials.read(path).items()):
+            rows[_key(trial.architecture)].append(trial)
+        if not rows:
+            raise ValueError(f"Table: {path} has no trials; make it with scripts/search.py")
+        for trial in (trial for group in rows.values() for trial in group):
+            if metric != "reward" and trial.succeeded and metric not in trial.metrics:
+                raise ValueError(f"Table: metric={metric} must be one of trial {trial.id}'s {list(trial.metrics)}")
+        return cls({key: tuple(group) for key, group in rows.items()}, metric)
+
+    def __call__(self, job: Job) -> Evaluation:
+        """One of the architecture's trials, by the job's seed; its cost is what it took then, in seconds.
+
+        Raises:
+          ValueError: an architecture that the table does not have.
+        """
+        known = self._known(job.architecture)
+        trial = known[job.seed % len(known)]
+        return Evaluation(self._reward(trial), cost=trial.seconds, metrics=trial.metrics)
+
+    def value(self, architecture: Any) -> float:
+        """The mean over an architecture's trials: what a search is to find the highest of.
+
+        Args:
+          architecture: as JSON values.
+        """
+        return statistics.fmean(map(self._reward, self._known(architecture)))
+
+    def best_value(self) -> float:
+        """The highest `value` of all."""
+        return max(self.value(json.loads(key)) for key in self.rows)
+
+    def repeats(self) -> list[Sequence[float]]:
+        """Rewards of the first trial of each architecture, of the second, and so on, as far as all have one."""
+        count = min(map(len, self.rows.values()))
+        return [[self._reward(group[index]) for group in self.rows.values()] for index in range(count)]
+
+    def _known(self, architecture: Any) -> tuple[Trial, ...]:
+        if _key(architecture) not in self.rows:
+            raise ValueError(f"Table: architecture={architecture!r} must be one of the table's; choose its own space")
+        return self.rows[_key(architecture)]
+
+    def _reward(self, trial: Trial) -> float:
+        if not trial.succeeded:
+            return 0.0
+        return trial.reward if self.metric == "reward" else trial.metrics[self.metric]
+
+
+def _key(architecture: Any) -> str:
+    return json.dumps(architecture, sort_keys=True)
