@@ -28,7 +28,9 @@ class OneProgram:
 
     "one" takes them one after the other, and computes of each what it has chosen alone; "vmap" makes one operation a
     layer of all, for which every one of them computes all that could have been chosen. The first is faster on few
-    cores, and its program takes no longer to compile the more there are.
+    cores, and its program takes no longer to compile the more there are; the second is for accelerators that one small
+    candidate leaves idle. There one that diverges may take others along: XLA computes groups of a convolution together,
+    with zeros in between.
 
     Args:
       model_of: makes the network from an architecture, an array that is traced. For "vmap" it selects from all that it
