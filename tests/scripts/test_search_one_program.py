@@ -1,0 +1,65 @@
+"""Candidates that scripts/search.py trains by one program are those that train.py trains."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arch.search.spaces.nas_bench_201 import CONNECT, NASBench201Space
+from arch.search.trials import Job
+from configs import cli
+from scripts._search_one_program import Candidates, OneProgramTraining
+
+ROOT = Path(__file__).parents[2]
+RECIPE = str(ROOT / "configs" / "nas_bench_201.py")
+OVERRIDES = {
+    "num_steps": 4, "global_batch_size": 32, "model.fields.stage_sizes": (1, 1), "model.fields.features": 4,
+    "schedule.warmup_epochs": 0.0, "data.train_split": "train[:90%]", "data.val_split": "train[90%:]",
+}  # fmt: skip
+CELL = "|nor_conv_3x3~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|skip_connect~1|nor_conv_3x3~2|"
+
+
+@pytest.mark.slow
+def test_a_candidate_comes_to_what_train_py_comes_to(tmp_path):
+    """The same order, augmentation and initial values: loss and accuracy of both splits, in float32."""
+    flags = [f"--config.{name}={value}" for name, value in OVERRIDES.items()]
+    command = [sys.executable, "train.py", f"--config={RECIPE}", f"--workdir={tmp_path}", "--config.seed=7", *flags]
+    subprocess.run([*command, f"--config.model.fields.cell={CELL}"], cwd=ROOT, check=True, capture_output=True)
+    row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    found = OneProgramTraining(RECIPE, OVERRIDES, "val/accuracy", CONNECT)(Job(0, CELL, seed=7))
+    assert found.reward == row["val/accuracy"] and found.cost == 4 * 32
+    for name in ("val/loss", "val/accuracy", "test/loss", "test/accuracy"):
+        assert found.metrics[name] == pytest.approx(row[name], rel=1e-4), name
+    assert found.metrics["params"] > 0 and found.metrics["macs"] > 0
+
+
+def candidates(recipe=RECIPE, **more):
+    return Candidates(cli.override(cli.load_recipe(recipe), more, "test"), CONNECT)
+
+
+@pytest.mark.slow
+def test_one_that_diverges_has_no_numbers():
+    code = NASBench201Space(CONNECT).from_json(CELL).values
+    many = candidates(**OVERRIDES | {"schedule.base_learning_rate": 1e30})
+    (metrics,) = many.evaluate(np.array([code]), [0])
+    assert set(metrics) == {f"{s}/{m}" for s in ("val", "test") for m in ("loss", "accuracy", "top5_accuracy")}
+    assert np.isnan(list(metrics.values())).all()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"num_micro_batches": 2}, r"config\.num_micro_batches=2 must be 1 for evaluator=one_program; use train"),
+        ({"ema_decay": 0.9}, r"config\.ema_decay=0\.9 must be 0\.0 for evaluator=one_program"),
+        (
+            {"recipe": str(ROOT / "configs" / "stn.py")},
+            "model.name: unknown name 'stn_classifier'; one of nas_bench_201",
+        ),
+    ],
+)
+def test_what_one_program_cannot_do_is_refused(more, message):
+    with pytest.raises(ValueError, match=message):
+        candidates(**more)
