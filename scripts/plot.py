@@ -7,7 +7,7 @@
 The sweep is what scripts/sweep.py keeps in its --workdir, or in its file of --results. Runs that differ in their seed
 alone are one row: the mean, and the standard deviation (with n - 1) from two finished runs on. Runs that are not
 finished are in the curves alone; how many there are is said. Written: OUT.md, OUT-curves.png and, with --x,
-OUT-final.png.
+OUT-final.png; OUT.md begins with the metric by line and place then.
 """
 
 import argparse
@@ -61,12 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--metric", default="", help="of the figures; default: test/accuracy, else val/accuracy")
     parser.add_argument("--x", default="", help="field along the horizontal axis, of numbers")
     parser.add_argument("--by", default="", help="fields, with commas, that make the lines; default: all but --x")
+    parser.add_argument("--lowest", type=float, help="where the vertical axes begin; what is below is out of sight")
     parser.add_argument(
         "--out", default="", help="the beginning of the names of the files; default: WORKDIR/summary, or that of FILE"
     )
     args = parser.parse_args(argv)
     try:
-        for path in write(args.workdir, args.metric, args.x, args.by, args.out or beside(Path(args.workdir))):
+        out = args.out or beside(Path(args.workdir))
+        for path in write(args.workdir, args.metric, args.x, args.by, out, args.lowest):
             print(path)
     except (ValueError, OSError) as error:
         print(f"plot: {error}", file=sys.stderr)
@@ -79,7 +81,7 @@ def beside(path: Path) -> str:
     return str(path.with_suffix("") if path.is_file() else path / "summary")
 
 
-def write(folder: str, metric: str, x: str, by: str, out: str) -> list[Path]:
+def write(folder: str, metric: str, x: str, by: str, out: str, lowest: float | None = None) -> list[Path]:
     """Makes the files; returns their paths."""
     fields, runs = read_sweep(Path(folder))
     cells = cells_of(runs)
@@ -95,10 +97,13 @@ def write(folder: str, metric: str, x: str, by: str, out: str) -> list[Path]:
             raise unknown_name("--x, --by", field, fields)
     paths = [Path(f"{out}{ending}") for ending in (".md", "-curves.png", "-final.png")][: 3 if x else 2]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
+    grid = ""
     if x:
-        draw_final(cells, metric, x, lines, paths[2])
-    paths[0].write_text(table(fields, cells, there))
-    draw_curves(cells, metric, lines, paths[1])
+        groups = by_place(cells, metric, x, lines)
+        draw_final(groups, metric, x, paths[2], lowest)
+        grid = matrix(groups, metric, x) + "\n"
+    paths[0].write_text(grid + table(fields, cells, there))
+    draw_curves(cells, metric, lines, paths[1], lowest)
     return paths
 
 
@@ -167,7 +172,9 @@ def text(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def draw_curves(cells: Sequence[Cell], metric: str, lines: Sequence[str], path: Path) -> None:
+def draw_curves(
+    cells: Sequence[Cell], metric: str, lines: Sequence[str], path: Path, lowest: float | None = None
+) -> None:
     """The metric against the step: a line a run, a colour a group of `lines`, all runs that have begun."""
     figure, axes = _figure()
     colours: dict[str, str] = {}
@@ -182,11 +189,14 @@ def draw_curves(cells: Sequence[Cell], metric: str, lines: Sequence[str], path: 
                     *zip(*points, strict=True), color=colour, alpha=0.7, linewidth=1, label=label if new else None
                 )
     axes.set_xlabel("step")
-    _finish(figure, axes, metric, path)
+    _finish(figure, axes, metric, path, lowest)
 
 
-def draw_final(cells: Sequence[Cell], metric: str, x: str, lines: Sequence[str], path: Path) -> None:
-    """The final metric against a field: a line a group of `lines`, bars of one standard deviation.
+Groups = Mapping[str, Mapping[float, Sequence[float]]]  # of each line, at each place along x, the runs' values
+
+
+def by_place(cells: Sequence[Cell], metric: str, x: str, lines: Sequence[str]) -> Groups:
+    """The final metrics, by line and by the field along x.
 
     Raises:
       ValueError: the field has values that are not numbers, or two cells are at one place of one line.
@@ -200,6 +210,19 @@ def draw_final(cells: Sequence[Cell], metric: str, x: str, lines: Sequence[str],
         if place in line:
             raise ValueError(f"--by={','.join(lines)} puts two cells at {x}={place}; add what tells them apart")
         line[place] = cell.finals(metric)
+    return groups
+
+
+def matrix(groups: Groups, metric: str, x: str) -> str:
+    """Markdown: a row a line, a column a place."""
+    places = sorted({place for line in groups.values() for place in line})
+    head = [f"{metric} at {x} =", *(f"{place:g}" for place in places)]
+    rows = [[label, *(mean_and_std(line.get(place, ())) for place in places)] for label, line in groups.items()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rows))
+
+
+def draw_final(groups: Groups, metric: str, x: str, path: Path, lowest: float | None = None) -> None:
+    """The final metric against a field: a line a group, bars of one standard deviation."""
     figure, axes = _figure()
     for label, line in groups.items():
         places = sorted(place for place, values in line.items() if values)
@@ -212,7 +235,7 @@ def draw_final(cells: Sequence[Cell], metric: str, x: str, lines: Sequence[str],
     axes.set_xticks(places, [f"{place:g}" for place in places], minor=False)
     axes.minorticks_off()
     axes.set_xlabel(x)
-    _finish(figure, axes, f"final {metric}", path)
+    _finish(figure, axes, f"final {metric}", path, lowest)
 
 
 def _label(cell: Cell, lines: Sequence[str]) -> str:
@@ -230,7 +253,10 @@ def _figure():
     return figure, figure.subplots()
 
 
-def _finish(figure: Any, axes: Any, metric: str, path: Path) -> None:
+def _finish(figure: Any, axes: Any, metric: str, path: Path, lowest: float | None) -> None:
+    if lowest is not None:
+        highest = max(max(line.get_ydata(), default=lowest) for line in axes.lines)
+        axes.set_ylim(lowest, highest + 0.05 * (highest - lowest) if highest > lowest else None)
     before, _, leaf = metric.rpartition("/")
     axes.set_ylabel(f"{before}: {LABELS.get(leaf, leaf)}")
     axes.grid(alpha=0.3)

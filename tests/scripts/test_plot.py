@@ -55,7 +55,7 @@ def test_the_table(sweep):
 def drawn(monkeypatch):
     """The axes of the figures, by the ends of their names, instead of files."""
     axes = {}
-    monkeypatch.setattr(plot, "_finish", lambda figure, ax, metric, path: axes.update({path.name: ax}))
+    monkeypatch.setattr(plot, "_finish", lambda figure, ax, metric, path, lowest: axes.update({path.name: ax}))
     return axes
 
 
@@ -79,6 +79,28 @@ def test_the_final_metric_against_a_field(sweep, monkeypatch):
     assert list(line.get_ydata()) == pytest.approx([statistics.fmean((0.80, 0.84)), 0.90])
     heights = [upper - lower for (_, lower), (_, upper) in bars.get_segments()]
     assert heights == pytest.approx([2 * statistics.stdev((0.80, 0.84)), 0.0])
+
+
+def test_the_final_metric_by_line_and_place(sweep):
+    assert plot.main([str(sweep), "--x=global_batch_size", "--by=model.norm.name", "--metric=test/loss"]) == 0
+    assert (sweep / "summary.md").read_text().startswith(
+        "| test/loss at global_batch_size = | 16 | 64 |\n"
+        "| --- | --- | --- |\n"
+        "| group_norm | 0.1800 ± 0.0283 | 0.1000 |\n"
+        "| none | - | - |\n"
+        "\n"
+        "| model.norm.name | global_batch_size | runs |"
+    )  # fmt: skip
+
+
+def test_what_lies_below_is_out_of_sight(sweep, monkeypatch):
+    from matplotlib.figure import Figure
+
+    limits = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: limits.append(figure.axes[0].get_ylim()))
+    flags = ["--x=global_batch_size", "--by=model.norm.name"]
+    assert plot.main([str(sweep), *flags, "--lowest=0.7"]) == 0
+    assert limits == [pytest.approx((0.7, 0.91))] * 2  # the highest is 0.9, and a twentieth is left above it
 
 
 def test_files_are_written_where_they_are_asked_for(sweep, capsys):
