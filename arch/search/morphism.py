@@ -39,6 +39,7 @@ from flax import traverse_util
 
 from arch.errors import unknown_name
 from arch.models.graphs import IMAGE, LAYERS, Graph, Node
+from arch.norm.batch import BatchNorm
 from arch.search.widening import FORMS, Flat, can_widen, widen_graph, widen_weights
 
 Change = Mapping[str, Any]
@@ -68,7 +69,7 @@ def apply(
     variables: Mapping[str, Any],
     change: Change,
     *,
-    epsilon: float = 1e-5,
+    epsilon: float = BatchNorm.epsilon,
     act: Activation = nn.relu,
     moments: Moments | None = None,
 ) -> tuple[Graph, dict[str, Any]]:

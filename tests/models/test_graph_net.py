@@ -18,7 +18,7 @@ from tests.models import graph_oracle
 from tests.models.checks import check_examples_reach_norms_and_dropout, random_variables
 from tests.models.families.graph_net import CASES
 
-ALL_KINDS = resolve(CASES[0].fields["graph"])
+ALL_KINDS = resolve(CASES[1].fields["graph"])
 
 
 @pytest.mark.parametrize("train", [False, True])
