@@ -11,8 +11,9 @@
 
 A graph is given in the form of `arch.models.graphs.Graph.to_json`. configs/search/morphisms.py searches for one.
 
-CIFAR is how Elsken et al. train what they have found (100 epochs along a cosine, rate 0.05), with the batch and weight
-decay that are usual there; ImageNet, where they have no network, is 90 epochs. Here: not yet run.
+CIFAR has the 100 epochs that Elsken et al. train what they have found for, along a cosine from their rate of 0.05, with
+the batch and weight decay that are usual there; on ImageNet, where they have no network, it is 90 epochs. Here: not yet
+run.
 """
 
 import ml_collections
