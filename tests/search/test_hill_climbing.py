@@ -236,6 +236,7 @@ def test_other_strategies_search_graphs_too():
     for strategy in (Evolution(GRAPHS, seed=0, population_size=2, sample_size=1), RandomSearch(GRAPHS, seed=0)):
         found = run.search(strategy, GRAPHS, noisy, num_trials=6, path=None, seed=0)
         assert all(GRAPHS.from_json(one.architecture) for one in found)
+    assert f"{GRAPHS.size:.4g}" == "inf", "as scripts/search.py tells it"
     for call in (lambda: GRAPHS.encode(GRAPHS.start), lambda: GRAPHS.decode((0,))):
         with pytest.raises(ValueError, match="a graph has no code of fixed length"):
             call()

@@ -1,5 +1,6 @@
 """All networks that network morphisms make of a first one (Elsken et al., arXiv:1711.04528)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ class GraphSpace:
     """
 
     choices: tuple[int, ...] = ()
+    size = math.inf
 
     def __init__(
         self,
