@@ -32,6 +32,7 @@ from arch.models.classification.densenet import DenseNet
 from arch.models.classification.drn import DRN, DRN_A, drn_units
 from arch.models.classification.fractalnet import FractalNet
 from arch.models.classification.googlenet import GoogLeNet
+from arch.models.classification.graph_net import GraphNet
 from arch.models.classification.gunn import GUNN
 from arch.models.classification.igcv1 import IGCV1
 from arch.models.classification.igcv3 import IGCV3
@@ -176,6 +177,7 @@ MODELS = {
     "fractalnet_40": functools.partial(FractalNet, num_columns=4),
     "g2denet_vgg16": functools.partial(BilinearCNN, pooling="gaussian"),
     "googlenet": functools.partial(GoogLeNet),
+    "graph_net": functools.partial(GraphNet),
     "gunn_15": functools.partial(GUNN, **gunn.CIFAR),
     "gunn_18": functools.partial(GUNN),
     "igcv1_l100m2": functools.partial(IGCV1),

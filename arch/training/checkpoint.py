@@ -124,6 +124,19 @@ class Checkpointer:
         Raises:
           ValueError: all that is there is broken, or of another network or optimiser.
         """
+        found, broken = self._newest(best)
+        state = None if found is None else (found[0], self._fit(*found, template))
+        self._set_aside(broken)
+        return state
+
+    def read(self, *, best: bool = False) -> tuple[int, dict[str, np.ndarray]] | None:
+        """As `restore`, of whatever network and optimiser: the state is {path: array}, as `flatten` has it."""
+        found, broken = self._newest(best)
+        self._set_aside(broken)
+        return found
+
+    def _newest(self, best: bool) -> tuple[tuple[int, dict[str, np.ndarray]] | None, list[int]]:
+        """The checkpoint to restore, as it was saved, and the broken ones that come before it."""
         steps = sorted(self._manager.all_steps(), reverse=True)
         if best:
             steps.sort(key=self._value, reverse=True)  # stable: the newest of equals comes first
@@ -134,9 +147,7 @@ class Checkpointer:
             except Exception as error:  # whatever a damaged file may bring about in Orbax and TensorStore
                 flat, reason = None, str(error).strip().split("\n")[0][:200] or type(error).__name__
             if _all_processes(flat is not None):
-                state = self._fit(step, flat, template)
-                self._set_aside(broken)
-                return step, state
+                return (step, flat), broken
             path = self._directory / str(step)
             logger.warning("checkpoint %s is broken (%s); trying the one before it", path, reason or "on another host")
             broken.append(step)
@@ -145,7 +156,7 @@ class Checkpointer:
                 f"Checkpointer: none of the {len(steps)} checkpoints in {self._directory} can be read; "
                 "move that folder away to start again"
             )
-        return None
+        return None, broken
 
     def latest_step(self) -> int | None:
         """The newest step that is saved, or on its way to the disk."""

@@ -47,6 +47,18 @@ def test_round_trip_keeps_structure_dtypes_and_bits(tmp_path):
     assert_is(restore(tmp_path, state(0)), 1)
 
 
+def test_it_is_read_without_knowing_what_it_is_of(tmp_path):
+    """The newest, or the best; a broken one is passed over as in `restore`."""
+    saved(tmp_path, [0.9, 0.1, 0.2], track_best=True)
+    for options, seed in (({}, 3), ({"best": True}, 1)):
+        with contextlib.closing(Checkpointer(tmp_path, track_best=True, read_only=True)) as checkpoints:
+            step, flat = checkpoints.read(**options)
+        assert step == seed and digest(flat) == digest(flatten(state(seed)))
+        np.testing.assert_array_equal(flat["params/conv/kernel"], state(seed)["params"]["conv"]["kernel"])
+    with contextlib.closing(Checkpointer(tmp_path / "new")) as checkpoints:
+        assert checkpoints.read() is None
+
+
 def test_nothing_to_restore(tmp_path):
     assert restore(tmp_path / "new", state(0)) is None
 
