@@ -27,8 +27,12 @@ def get_config():
 '''
 
 
-def read_others(folders: Sequence[str]) -> dict[str, Mapping[int, Trial]]:
+def read_others(folders: Sequence[str], own: str) -> dict[str, Mapping[int, Trial]]:
     """The trials of other searches, by the name of the folder, or by its path where a name is there twice.
+
+    Args:
+      folders: of --compare.
+      own: name that is taken, of the search itself.
 
     Raises:
       ValueError: a folder without trials.
@@ -39,7 +43,7 @@ def read_others(folders: Sequence[str]) -> dict[str, Mapping[int, Trial]]:
         found = trials.read(path / "trials.jsonl")
         if not found:
             raise ValueError(f"--compare={folder} has no trials in a trials.jsonl; name the folder of a search")
-        searches[folder if path.name in searches else path.name] = found
+        searches[folder if path.name in (own, *searches) else path.name] = found
     return searches
 
 

@@ -48,7 +48,7 @@ def main() -> int:
     jax.config.update("jax_platforms", "cpu")  # the devices are for the trials
     config = CONFIG.value
     folder = pathlib.Path(WORKDIR.value or f"runs/search-{cli.config_name()}").absolute()
-    others = _search_report.read_others(COMPARE.value)
+    others = _search_report.read_others(COMPARE.value, folder.name)
     setup = _search_setup.create(config, folder)
     workdir.check(str(folder), config.to_dict(), {})
     with workdir.claim(str(folder), config.to_dict()):

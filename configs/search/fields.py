@@ -1,4 +1,4 @@
-"""Evolution over fields of a training recipe: rate, decay, depth and activation of a small ShuffleNet v2, the digits.
+"""Evolution over fields of a training recipe: rate, decay, depth and smoothing of a small ShuffleNet v2, the digits.
 
     python scripts/search.py --config=configs/search/fields.py                       aging evolution
     python scripts/search.py --config=configs/search/fields.py:strategy=random       random search, its control

@@ -237,10 +237,11 @@ def test_searches_to_compare_have_trials(tmp_path):
     trial = Trial(0, NASNET_A.to_json(), seed=0, reward=-math.inf, cost=0.0, seconds=1.0)
     for folder in ("one/run", "two/run"):
         trials.append(tmp_path / folder / "trials.jsonl", trial)
-    found = _search_report.read_others([str(tmp_path / "one/run"), str(tmp_path / "two/run")])
-    assert list(found) == ["run", str(tmp_path / "two/run")]
+    folders = [str(tmp_path / "one/run"), str(tmp_path / "two/run")]
+    found = _search_report.read_others(folders, "own")
+    assert list(found) == ["run", folders[1]] and list(_search_report.read_others(folders, "run")) == folders
     _search_report.plot(found, tmp_path / "search.png", "val/accuracy")
     assert (tmp_path / "search.png").exists()
     for missing in ("empty", "nowhere"):
         with pytest.raises(ValueError, match=f"^--compare={tmp_path / missing} has no trials in a trials.jsonl"):
-            _search_report.read_others([str(tmp_path / missing)])
+            _search_report.read_others([str(tmp_path / missing)], "own")
