@@ -1,7 +1,6 @@
 """How scripts/search.py evaluates a trial: by train.py, in a process of its own, which saves where it is stopped."""
 
 import dataclasses
-import json
 import logging
 import math
 import pathlib
@@ -11,13 +10,21 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+import jax
+
 from arch.search.trials import Evaluation, Job
 from arch.training.cluster import INTERRUPTED, NON_FINITE, RESUME_ME
 from arch.training.logbook import read_rows
+from scripts._search_cost import Reward, configure, examples, measure_seconds, size
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 logger = logging.getLogger("search")
+
+
+def fields_of(space: str, architecture: Any) -> dict[str, Any]:
+    """The fields of a recipe that an architecture stands for: in a space of cells it is the value of one."""
+    return {"model.fields.genotype": architecture} if space == "cells" else dict(architecture)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,39 +34,63 @@ class Training:
     Attributes:
       recipe: FILE.py[:ARGS].
       overrides: fields that all trials share.
-      metric: of the last row of metrics.jsonl, the reward.
+      metric: of the last row of metrics.jsonl: what is rewarded, higher is better.
       folder: of the runs.
+      space: "fields" or "cells", of which the architectures are.
+      reward: how the metric is weighed against what the network costs.
     """
 
     recipe: str
     overrides: Mapping[str, Any]
     metric: str
     folder: str
+    space: str = "fields"
+    reward: Reward = dataclasses.field(default_factory=Reward)
 
     def __call__(self, job: Job) -> Evaluation:
-        """Trains, or goes on where the trial was stopped; raises RuntimeError where train.py fails.
+        """Trains, or goes on where the trial was stopped, unless the network is beyond a hard limit.
 
-        The cost is in examples: updates times `global_batch_size`, which is the first one where the batch grows.
+        Metrics are what the network costs, and the last of validation and test. The cost is in training examples, none
+        where nothing was trained; of a run whose loss was not finite, up to its last row.
+
+        Raises:
+          RuntimeError: train.py fails.
         """
+        jax.config.update("jax_platforms", "cpu")  # also in a worker: the devices are for train.py
+        fields = {**self.overrides, **fields_of(self.space, job.architecture), "seed": job.seed}
+        config = configure(self.recipe, fields)
+        costs: dict[str, float] = size(config)
+        if self.reward.cost == "seconds":
+            costs["seconds"] = measure_seconds(self.recipe, fields)
+        if not self.reward.allows(costs):
+            return Evaluation(-math.inf, cost=0.0, metrics=costs)
         place = pathlib.Path(self.folder, f"{job.id:04d}")
+        is_finite = self._train(place, fields)
+        rows = read_rows(place / "metrics.jsonl")
+        spent = float(examples(config, rows[-1]["step"])) if rows else 0.0
+        if not is_finite:  # no error, and no reward
+            return Evaluation(-math.inf, cost=spent, metrics=costs)
+        if self.metric not in rows[-1]:
+            raise RuntimeError(f"config.metric={self.metric} must be in the last row, which has {', '.join(rows[-1])}")
+        metrics = costs | {name: value for name, value in rows[-1].items() if name.startswith(("val/", "test/"))}
+        return Evaluation(self.reward.weigh(rows[-1][self.metric], costs), cost=spent, metrics=metrics)
+
+    def _train(self, place: pathlib.Path, fields: Mapping[str, Any]) -> bool:
+        """Runs train.py, whose output goes to a file beside its folder; whether its loss stayed finite."""
         place.parent.mkdir(parents=True, exist_ok=True)
-        fields = {**self.overrides, **job.architecture, "seed": job.seed}
         command = [sys.executable, str(ROOT / "train.py"), f"--config={self.recipe}", f"--workdir={place}"]
         command += [f"--config.{name}={value}" for name, value in fields.items()]
         with open(f"{place}.txt", "w") as log, _Stopping() as stopping:
             child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
             status = stopping.wait(child)
-        if status == NON_FINITE:  # no error, and no reward
-            return Evaluation(-math.inf)
-        if status:
-            lines = pathlib.Path(f"{place}.txt").read_text().strip().splitlines()
-            raise RuntimeError(f"train.py ended with status {status}: {lines[-1] if lines else ''}")
-        row = read_rows(place / "metrics.jsonl")[-1]
-        if self.metric not in row:
-            raise RuntimeError(f"config.metric={self.metric} must be in the last row, which has {', '.join(row)}")
-        config = json.loads((place / "config.json").read_text())
-        metrics = {name: value for name, value in row.items() if name.startswith(("val/", "test/"))}
-        return Evaluation(row[self.metric], cost=row["step"] * config["global_batch_size"], metrics=metrics)
+        if not status:
+            return True
+        lines = pathlib.Path(f"{place}.txt").read_text().strip().splitlines()
+        last = lines[-1] if lines else ""
+        # A traceback ends with the same status: that is a failure, of which too many in a row end the search.
+        if status == NON_FINITE and "not finite" in last:
+            return False
+        raise RuntimeError(f"train.py ended with status {status}: {last}")
 
 
 class _Stopping:

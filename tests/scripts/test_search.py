@@ -1,4 +1,4 @@
-"""A search over fields of a recipe, as a person runs it: its trials, its files, stopped, resumed and misused."""
+"""A search over fields of a recipe, or for cells, as a person runs it: trials, files, stopped, resumed and misused."""
 
 import json
 import os
@@ -11,19 +11,24 @@ import time
 import numpy as np
 import pytest
 
+from arch.models.genotypes import resolve
 from arch.search import trials
+from arch.search.spaces.cells import CellSpace
 from arch.search.spaces.fields import FieldSpace
+from configs import cli
+from scripts._search_cost import configure, size
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMOKE = "--config=configs/search/fields.py:smoke"
+CELLS = "--config=configs/search/cells.py:smoke,strategy=random"
 
 
-def command(workdir, *flags):
-    return [sys.executable, "scripts/search.py", SMOKE, f"--workdir={workdir}", *flags]
+def command(workdir, *flags, config=SMOKE):
+    return [sys.executable, "scripts/search.py", config, f"--workdir={workdir}", *flags]
 
 
-def run(workdir, *flags):
-    return subprocess.run(command(workdir, *flags), cwd=ROOT, capture_output=True, text=True, timeout=300)
+def run(workdir, *flags, **fields):
+    return subprocess.run(command(workdir, *flags, **fields), cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +101,9 @@ def test_the_same_command_again_trains_nothing_and_another_config_is_refused(fin
         ("--config.recipe=configs/shufflenet_v3.py", "did you mean configs/shufflenet_v2.py"),
         ("--config.num_trials=0", "num_trials=0 must be at least 1"),
         ("--config.strategy.fields.sample_size=0", "Evolution: sample_size=0 must be from 1"),
+        ("--config.space.name=celsl", "config.space.name: unknown name 'celsl'; did you mean 'cells'"),
+        ("--config.reward.cost=flops", "config.reward.cost: unknown name 'flops'"),
+        ("--compare=runs/no-such-search", "--compare=runs/no-such-search has no trials in a trials.jsonl"),
     ],
 )
 def test_misuse_is_one_line(tmp_path, flag, words):
@@ -103,6 +111,33 @@ def test_misuse_is_one_line(tmp_path, flag, words):
     assert result.returncode == 2
     assert words in result.stderr.splitlines()[-1], result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_a_search_for_cells_keeps_to_its_limit_and_draws_the_best(tmp_path):
+    """Of 2 trials whose sizes are known beforehand the limit lets the smaller be trained, and no other."""
+    space = CellSpace(num_nodes=2)  # is compiled sooner
+    rng = np.random.default_rng(0)  # of RandomSearch
+    sampled = [space.to_json(space.sample(rng)) for _ in range(2)]
+    shared = {"model.fields.stage_sizes": (1, 1), "model.fields.features": 8}
+    sizes = [size(configure("configs/nasnet.py:smoke", {**shared, "model.fields.genotype": one})) for one in sampled]
+    params = [one["params"] for one in sizes]
+    assert params[0] != params[1]
+    limit = ("--config.reward.cost=params", f"--config.reward.limit={min(params)}")
+    folder = tmp_path / "run"
+    result = run(folder, *limit, "--config.space.fields.num_nodes=2", config=CELLS)
+    assert result.returncode == 0, result.stderr
+    found = trials.read(folder / "trials.jsonl")
+    assert [found[i].architecture for i in (0, 1)] == sampled
+    assert [found[i].metrics["params"] for i in (0, 1)] == params
+    smaller, larger = sorted(found.values(), key=lambda trial: trial.metrics["params"])
+    assert smaller.succeeded and smaller.cost == 2 * 16 and smaller.reward == smaller.metrics["val/accuracy"]
+    assert not larger.succeeded and larger.cost == 0.0 and not larger.error
+    assert [path.name for path in (folder / "trials").glob("*.txt")] == [f"{smaller.id:04d}.txt"]
+    for picture in ("search.png", "best_cell.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    best = cli.load_recipe(str(folder / "best.py"))
+    assert space.to_json(resolve(best.model.fields.genotype)) == smaller.architecture
 
 
 def test_a_space_of_fields_is_written_as_its_values():

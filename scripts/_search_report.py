@@ -1,0 +1,108 @@
+"""What a search leaves at its end: the best as a recipe, a picture of its cells, and the curves of the searches."""
+
+import math
+import pathlib
+import pprint
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from arch.models import genotypes
+from arch.search import trials
+from arch.search.trials import Trial
+from arch.training import workdir
+from scripts import _cell_picture
+from scripts._search_training import fields_of
+
+BEST = '''"""Trial {id} of a search: reward {reward:.4f}, the highest of {count}. Written by scripts/search.py."""
+
+from configs import cli
+
+OVERRIDES = {overrides}
+
+
+def get_config():
+    return cli.override(cli.load_recipe("{recipe}"), OVERRIDES, "best.py")
+'''
+
+
+def read_others(folders: Sequence[str], own: str) -> dict[str, Mapping[int, Trial]]:
+    """The trials of other searches, by the name of the folder, or by its path where a name is there twice.
+
+    Args:
+      folders: of --compare.
+      own: name that is taken, of the search itself.
+
+    Raises:
+      ValueError: a folder without trials.
+    """
+    searches: dict[str, Mapping[int, Trial]] = {}
+    for folder in folders:
+        path = pathlib.Path(folder)
+        found = trials.read(path / "trials.jsonl")
+        if not found:
+            raise ValueError(f"--compare={folder} has no trials in a trials.jsonl; name the folder of a search")
+        searches[folder if path.name in (own, *searches) else path.name] = found
+    return searches
+
+
+def write_best(config: ml_collections.ConfigDict, folder: pathlib.Path, best: Trial, count: int) -> pathlib.Path:
+    """`best.py`, a recipe of train.py, and of cells `best_cell.png`; returns the recipe's path.
+
+    Args:
+      config: of the search.
+      folder: of the search.
+      best: the trial.
+      count: of how many.
+    """
+    fields: dict[str, Any] = {**config.overrides.to_dict(), **fields_of(config.space.name, best.architecture)}
+    overrides = pprint.pformat(fields, width=100, sort_dicts=False)
+    path = folder / "best.py"
+    values = {"id": best.id, "reward": best.reward, "count": count, "recipe": config.recipe}
+    workdir.write_atomically(path, BEST.format(**values, overrides=overrides))
+    if config.space.name == "cells":
+        title = f"{folder.name}: trial {best.id}, {label(config)} {best.reward:.4f}"
+        _cell_picture.draw(genotypes.from_json(best.architecture), folder / "best_cell.png", title)
+    return path
+
+
+def label(config: ml_collections.ConfigDict) -> str:
+    """What a reward is."""
+    if not config.reward.cost:
+        return config.metric
+    relation = "at most" if config.reward.kind == "hard" else "around"
+    return f"{config.metric}, {config.reward.cost} {relation} {config.reward.limit:g}"
+
+
+def plot(searches: Mapping[str, Mapping[int, Trial]], path: pathlib.Path, name: str) -> None:
+    """The best so far of each search against the cost of its trials, added up in the order of proposals.
+
+    Args:
+      searches: trials by id, by the name of the search.
+      path: of the figure.
+      name: of the reward.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg", force=False)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for search, found in searches.items():
+        spent, best, points = 0.0, -math.inf, []
+        for _, trial in sorted(found.items()):
+            spent, best = spent + trial.cost, max(best, trial.reward)
+            points.append((spent, best))
+        if not points:
+            continue
+        costs, bests = zip(*points, strict=True)
+        (line,) = axes.step(costs, bests, where="post", label=search)
+        rewards = [trial.reward for _, trial in sorted(found.items())]
+        axes.plot(costs, rewards, ".", color=line.get_color(), alpha=0.4)
+    axes.set_xlabel("training examples, of all trials")
+    axes.set_ylabel(f"{name}, best so far")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120, format="png")

@@ -1,0 +1,37 @@
+"""Draws a searched cell: `python scripts/draw_cell.py darts_v2 [--output=cell.png]`.
+
+The genotype is given by name (nasnet_a, amoebanet_a, pnasnet_5, darts_v1, darts_v2), as the JSON of
+`arch.models.genotypes.Genotype.to_json`, or as a file that holds that.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a checkout
+
+from arch.models.genotypes import resolve
+from scripts import _cell_picture
+from scripts._results import LineParser, complain
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0; 1: one line on stderr says why not; 2: wrong flags."""
+    parser = LineParser("draw_cell", __doc__)
+    parser.add_argument("genotype", help="a name, JSON, or a file with JSON")
+    parser.add_argument("--output", type=Path, default=Path("cell.png"), help="the picture, a png; cell.png")
+    args = parser.parse_args(argv)
+    try:
+        path = Path(args.genotype) if len(args.genotype) < 256 else None  # a longer one is no name of a file
+        is_file = path is not None and path.is_file()
+        genotype = resolve(path.read_text() if is_file else args.genotype)
+        title = "" if args.genotype.lstrip().startswith("{") else path.stem
+        _cell_picture.draw(genotype, args.output, title)
+    except (ValueError, OSError) as error:
+        return complain("draw_cell", error)
+    print(args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
