@@ -12,12 +12,12 @@ import numpy as np
 
 import input_pipeline
 from arch import models, optim
-from arch.efficiency.complexity import count
 from arch.errors import unknown_name
 from arch.search.one_program import OneProgram
 from arch.search.spaces.nas_bench_201 import NASBench201Space
 from arch.search.trials import Evaluation, Job
-from configs import cli
+from scripts._search_cost import Reward, configure, measure_seconds, size
+from scripts._search_training import fields_of
 
 
 class Candidates:
@@ -54,12 +54,11 @@ class Candidates:
         if not hasattr(self._model, "cell"):
             raise unknown_name("config.recipe: model.name", config.model.name, ["nas_bench_201"])
         tx, _ = optim.create(config.optimizer, config.schedule, self.plan)
-        self._image_shape = info.eval_image_shape
         self._program = OneProgram(
             lambda cell: self._model.clone(cell=cell, operations=tuple(operations), branch=grouping == "one"),
             tx,
             preprocess=(self._pipeline.preprocess(train=True), self._pipeline.preprocess(train=False)),
-            image_shape=self._image_shape,
+            image_shape=info.eval_image_shape,
             num_classes=info.num_classes,
             num_steps=self.plan.num_steps,
             grouping=grouping,
@@ -89,11 +88,6 @@ class Candidates:
     def _batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
         return map(_first_device, self._pipeline.evaluation(split))
 
-    def sizes(self, cell: str) -> dict[str, float]:
-        """Parameters and multiply-adds of one image, of a cell as text."""
-        found = count(self._model.clone(cell=cell), (1, *self._image_shape), train=False)
-        return {"params": found.params, "macs": found.macs}
-
 
 def _check(config: Any) -> None:
     """Refuses what the one program does not do."""
@@ -122,30 +116,37 @@ class OneProgramTraining:
     Attributes:
       recipe: FILE.py[:ARGS].
       overrides: fields that all trials share.
-      metric: the reward, such as val/accuracy.
+      metric: what is rewarded, such as val/accuracy.
       operations: of the space.
+      reward: how the metric is weighed against what the network costs.
     """
 
     recipe: str
     overrides: Mapping[str, Any]
     metric: str
     operations: tuple[str, ...]
+    reward: Reward = dataclasses.field(default_factory=Reward)
 
     def __call__(self, job: Job) -> Evaluation:
-        """The cost is in examples."""
+        """As that of `scripts._search_training.Training`, but for the folder."""
+        fields = {**self.overrides, **fields_of("nas_bench_201", job.architecture)}
+        costs: dict[str, float] = size(configure(self.recipe, fields))
+        if self.reward.cost == "seconds":
+            costs["seconds"] = measure_seconds(self.recipe, fields)
+        if not self.reward.allows(costs):
+            return Evaluation(-math.inf, cost=0.0, metrics=costs)
         candidates = _candidates(self.recipe, repr(dict(self.overrides)), self.operations)
         code = NASBench201Space(self.operations).from_json(job.architecture).values
         (metrics,) = candidates.evaluate(np.asarray([code]), [job.seed])
         if self.metric not in metrics:
             raise ValueError(f"config.metric={self.metric} must be one of {', '.join(metrics)}; see its splits")
-        reward, cost = metrics[self.metric], candidates.plan.examples_before(candidates.plan.num_steps)
-        if not math.isfinite(reward):
-            return Evaluation(-math.inf, cost, candidates.sizes(job.architecture))
-        return Evaluation(reward, cost, metrics | candidates.sizes(job.architecture))
+        cost, value = float(candidates.plan.examples_before(candidates.plan.num_steps)), metrics[self.metric]
+        if not math.isfinite(value):
+            return Evaluation(-math.inf, cost=cost, metrics=costs)
+        return Evaluation(self.reward.weigh(value, costs), cost=cost, metrics=costs | metrics)
 
 
 @functools.cache
 def _candidates(recipe: str, overrides: str, operations: tuple[str, ...]) -> Candidates:
     """Once a process: making it reads the data, and its first use compiles."""
-    config = cli.override(cli.load_recipe(recipe), ast.literal_eval(overrides), "search: config.overrides")
-    return Candidates(config, operations)
+    return Candidates(configure(recipe, ast.literal_eval(overrides)), operations)

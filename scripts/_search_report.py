@@ -13,6 +13,7 @@ from arch.search import trials
 from arch.search.trials import Trial
 from arch.training import workdir
 from scripts import _cell_picture
+from scripts._search_morphing import write_start
 from scripts._search_training import fields_of
 
 BEST = '''"""Trial {id} of a search: reward {reward:.4f}, the highest of {count}. Written by scripts/search.py."""
@@ -48,7 +49,7 @@ def read_others(folders: Sequence[str], own: str) -> dict[str, Mapping[int, Tria
 
 
 def write_best(config: ml_collections.ConfigDict, folder: pathlib.Path, best: Trial, count: int) -> pathlib.Path:
-    """`best.py`, a recipe of train.py, and of cells `best_cell.png`; returns the recipe's path.
+    """`best.py`, a recipe of train.py, of cells `best_cell.png`, of graphs their weights; returns the recipe's path.
 
     Args:
       config: of the search.
@@ -57,6 +58,9 @@ def write_best(config: ml_collections.ConfigDict, folder: pathlib.Path, best: Tr
       count: of how many.
     """
     fields: dict[str, Any] = {**config.overrides.to_dict(), **fields_of(config.space.name, best.architecture)}
+    if config.space.name == "graphs":  # whose weights were made with it
+        fields["init_from"] = str(folder / "best.safetensors")
+        write_start(folder / "trials" / f"{best.id:04d}", [], pathlib.Path(fields["init_from"]))
     overrides = pprint.pformat(fields, width=100, sort_dicts=False)
     path = folder / "best.py"
     values = {"id": best.id, "reward": best.reward, "count": count, "recipe": config.recipe}
@@ -75,13 +79,19 @@ def label(config: ml_collections.ConfigDict) -> str:
     return f"{config.metric}, {config.reward.cost} {relation} {config.reward.limit:g}"
 
 
-def plot(searches: Mapping[str, Mapping[int, Trial]], path: pathlib.Path, name: str) -> None:
+def unit(config: ml_collections.ConfigDict) -> str:
+    """What a cost is."""
+    return ("seconds of training" if config.evaluator == "table" else "training examples") + ", of all trials"
+
+
+def plot(searches: Mapping[str, Mapping[int, Trial]], path: pathlib.Path, name: str, unit: str) -> None:
     """The best so far of each search against the cost of its trials, added up in the order of proposals.
 
     Args:
       searches: trials by id, by the name of the search.
       path: of the figure.
       name: of the reward.
+      unit: of the cost.
     """
     import matplotlib
 
@@ -101,7 +111,7 @@ def plot(searches: Mapping[str, Mapping[int, Trial]], path: pathlib.Path, name: 
         (line,) = axes.step(costs, bests, where="post", label=search)
         rewards = [trial.reward for _, trial in sorted(found.items())]
         axes.plot(costs, rewards, ".", color=line.get_color(), alpha=0.4)
-    axes.set_xlabel("training examples, of all trials")
+    axes.set_xlabel(unit)
     axes.set_ylabel(f"{name}, best so far")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -10,21 +10,39 @@ import numpy as np
 from arch import models
 from arch.errors import unknown_name
 from arch.search import executors
+from arch.search.run import Evaluate
 from arch.search.spaces.cells import CellSpace
 from arch.search.spaces.fields import FieldSpace
+from arch.search.spaces.graphs import GraphSpace
+from arch.search.spaces.nas_bench_201 import NASBench201Space
 from arch.search.strategies.controller import ReinforcementLearning
 from arch.search.strategies.evolution import Evolution
+from arch.search.strategies.exhaustive import Exhaustive
+from arch.search.strategies.hill_climbing import HillClimbing
 from arch.search.strategies.random_search import RandomSearch
 from arch.search.strategy import Strategy
+from arch.search.tabular import Table
 from scripts._search_cost import Reward, configure
+from scripts._search_morphing import Morphing
+from scripts._search_one_program import OneProgramTraining
+from scripts._search_table import Lookup
 from scripts._search_training import Training, fields_of
 
 # By config.space.name: made of config.space.fields.
 SPACES: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "fields": FieldSpace,
     "cells": lambda fields: CellSpace(**fields),
+    "nas_bench_201": lambda fields: NASBench201Space(**fields),
+    "graphs": lambda fields: GraphSpace(**fields),
 }
-STRATEGIES = {"evolution": Evolution, "random": RandomSearch, "controller": ReinforcementLearning}
+STRATEGIES = {
+    "evolution": Evolution,
+    "random": RandomSearch,
+    "controller": ReinforcementLearning,
+    "hill_climbing": HillClimbing,
+    "exhaustive": Exhaustive,
+}
+EVALUATORS = ("train", "one_program", "table")
 EXECUTORS = {
     "inline": lambda num_parallel: executors.InLine(),
     "processes": executors.Processes,
@@ -38,7 +56,7 @@ class Setup(NamedTuple):
     space: Any
     strategy: Strategy
     executor: executors.Executor
-    evaluate: Training
+    evaluate: Evaluate
 
 
 def create(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Setup:
@@ -55,6 +73,7 @@ def create(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Setup:
         ("space.name", config.space.name, SPACES),
         ("strategy.name", config.strategy.name, STRATEGIES),
         ("executor", config.executor, EXECUTORS),
+        ("evaluator", config.evaluator, EVALUATORS),
     ):
         if value not in known:
             raise unknown_name(f"config.{name}", value, known)
@@ -69,11 +88,24 @@ def create(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Setup:
     make = STRATEGIES[config.strategy.name]
     strategy = _call("config.strategy.fields", lambda fields: make(space, seed=config.seed, **fields),
                      config.strategy.fields.to_dict())  # fmt: skip
-    overrides = config.overrides.to_dict()
-    evaluate = Training(
-        config.recipe, overrides, config.metric, str(folder / "trials"), space=config.space.name, reward=reward
-    )
+    evaluate = _evaluator(config, folder, space, reward)
     return Setup(space, strategy, EXECUTORS[config.executor](config.num_parallel), evaluate)
+
+
+def _evaluator(config: ml_collections.ConfigDict, folder: pathlib.Path, space: Any, reward: Reward) -> Evaluate:
+    """What config.evaluator names."""
+    common = {"recipe": config.recipe, "overrides": config.overrides.to_dict(), "metric": config.metric}
+    if config.evaluator == "train":
+        make = Morphing if config.space.name == "graphs" else Training
+        return make(**common, folder=str(folder / "trials"), space=config.space.name, reward=reward)
+    if config.space.name != "nas_bench_201":
+        raise ValueError(
+            f"config.evaluator={config.evaluator} is for config.space.name=nas_bench_201, not {config.space.name}; set "
+            "it to train"
+        )
+    if config.evaluator == "one_program":
+        return OneProgramTraining(**common, operations=space.operations, reward=reward)
+    return Lookup(Table.read(pathlib.Path(config.table), config.metric), reward)
 
 
 def _call(owner: str, make: Callable[[Mapping[str, Any]], Any], fields: Mapping[str, Any]) -> Any:

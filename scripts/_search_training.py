@@ -22,9 +22,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 logger = logging.getLogger("search")
 
 
+# The field of the recipe that an architecture of a space is the value of; in other spaces it is fields and values.
+FIELDS = {"cells": "model.fields.genotype", "nas_bench_201": "model.fields.cell"}
+
+
 def fields_of(space: str, architecture: Any) -> dict[str, Any]:
-    """The fields of a recipe that an architecture stands for: in a space of cells it is the value of one."""
-    return {"model.fields.genotype": architecture} if space == "cells" else dict(architecture)
+    """The fields of a recipe that an architecture stands for."""
+    return {FIELDS[space]: architecture} if space in FIELDS else dict(architecture)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Training:
       overrides: fields that all trials share.
       metric: of the last row of metrics.jsonl: what is rewarded, higher is better.
       folder: of the runs.
-      space: "fields" or "cells", of which the architectures are.
+      space: the name of that of the architectures, see `fields_of`.
       reward: how the metric is weighed against what the network costs.
     """
 

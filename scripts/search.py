@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))  # run from a checkout
 import jax
 import ml_collections
 from absl import flags
+from absl import logging as absl_logging
 
 from arch.search import trials
 from arch.search.run import search
@@ -44,9 +45,12 @@ logger = logging.getLogger("search")
 def main() -> int:
     """Reads the flags, searches, and writes what it came to."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    logging.getLogger().setLevel(logging.WARNING)
     logger.setLevel(logging.INFO)
-    jax.config.update("jax_platforms", "cpu")  # the devices are for the trials
     config = CONFIG.value
+    if config.evaluator != "one_program":
+        jax.config.update("jax_platforms", "cpu")  # the devices are for the trials
+    absl_logging.set_verbosity(absl_logging.ERROR)  # of Orbax, which says much
     folder = pathlib.Path(WORKDIR.value or f"runs/search-{cli.config_name()}").absolute()
     others = _search_report.read_others(COMPARE.value, folder.name)
     setup = _search_setup.create(config, folder)
@@ -84,8 +88,8 @@ def run(config: ml_collections.ConfigDict, folder: pathlib.Path, setup: _search_
 
 
 def describe(config: ml_collections.ConfigDict, trial: Trial) -> str:
-    """A trial in few words: its fields; of cells, which are long, what the network costs."""
-    if config.space.name != "cells":
+    """A trial in few words: its fields; of cells and graphs, which are long, what the network costs."""
+    if config.space.name not in ("cells", "graphs"):
         return json.dumps(trial.architecture)
     if "params" not in trial.metrics:
         return "failed"
@@ -102,7 +106,8 @@ def report(
 ) -> int:
     """Writes the best as a recipe, and the figures."""
     own = {folder.name: {trial.id: trial for trial in found}}
-    _search_report.plot({**own, **others}, folder / "search.png", _search_report.label(config))
+    _search_report.plot({**own, **others}, folder / "search.png", _search_report.label(config),
+                        _search_report.unit(config))  # fmt: skip
     best = trials.best(list(found))
     if best is None:
         logger.warning("no trial has a reward; their logs are in %s", folder / "trials")

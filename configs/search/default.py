@@ -17,6 +17,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_trials = 40
     config.num_parallel = 1  # trials at a time
     config.executor = "inline"  # inline, processes, ray
+    # train: by train.py; one_program: cells of nas_bench_201, by one program to which they are data; table: looked up.
+    config.evaluator = "train"
+    config.table = ""  # of evaluator=table: the trials.jsonl of a search that tried all architectures
     config.recipe = ""  # FILE.py[:ARGS], what train.py trains
     config.overrides = fields({})  # of the recipe: dotted path -> what it is in all trials
     config.metric = "val/accuracy"  # of the last row: what is rewarded; higher is better
@@ -29,10 +32,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.reward.exponent = -0.07  # of soft
 
     config.space = ml_collections.ConfigDict()
-    config.space.name = "fields"  # fields, cells
-    config.space.fields = fields({})  # fields: dotted path -> values; cells: arguments of arch.search.spaces.cells
+    config.space.name = "fields"  # fields, cells, graphs, nas_bench_201
+    config.space.fields = fields({})  # fields: dotted path -> values; else arguments of the class in arch.search.spaces
     config.strategy = ml_collections.ConfigDict()
-    config.strategy.name = "evolution"  # evolution, random, controller
+    config.strategy.name = "evolution"  # evolution, random, controller, hill_climbing, exhaustive
     config.strategy.fields = fields({})
     return config.lock()
 

@@ -12,7 +12,9 @@ steps, on CIFAR-10. Here 5 steps of 4 children of 3 epochs; the start has 3 as w
 
 import ml_collections
 
+from arch.errors import unknown_name
 from configs import common
+from configs.search import default
 
 STRATEGIES = {
     "hill_climbing": {"num_children": 4, "num_changes": 3},
@@ -25,41 +27,30 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Args: `strategy=` hill_climbing, evolution or random, `smoke`."""
     args = common.parse_arg(arg, strategy="hill_climbing", smoke=False)
     if args["strategy"] not in STRATEGIES:
-        raise ValueError(
-            f"configs/search/morphisms.py: strategy={args['strategy']} must be one of {', '.join(STRATEGIES)}"
-        )
-    config = ml_collections.ConfigDict()
-    config.seed = 0
+        raise unknown_name("configs/search/morphisms.py: strategy", args["strategy"], STRATEGIES)
+    config = default.get_config()
     config.num_trials = 21
-    config.num_parallel = 1  # trials at a time
-    config.executor = "inline"  # inline, processes, ray
-    config.recipe = "configs/graph_net.py:fashion_mnist"  # what train.py trains
-    # Fields of the recipe that all trials share.
-    config.overrides = ml_collections.ConfigDict(
+    config.recipe = "configs/graph_net.py:fashion_mnist"
+    config.overrides = default.fields(
         {
             "num_epochs": 3.0,
             "data.test_split": "",
             "eval_every_epochs": 0.0,
             "schedule.base_learning_rate": 0.05,
             "schedule.warmup_epochs": 0.0,
-        },
-        allow_dotted_keys=True,
+        }
     )
-    config.metric = "val/accuracy"  # of the last row: the reward; higher is better
-    config.space = ml_collections.ConfigDict()
     config.space.name = "graphs"
-    config.space.fields = ml_collections.ConfigDict(  # of arch.search.spaces.graphs.GraphSpace
+    config.space.fields = default.fields(
         {"start": "16,32,64", "image_shape": (28, 28, 1), "max_params": 500_000, "max_macs": 20_000_000}
     )
-    config.strategy = ml_collections.ConfigDict()
-    config.strategy.name = args["strategy"]  # hill_climbing, evolution, random
-    config.strategy.fields = ml_collections.ConfigDict(STRATEGIES[args["strategy"]])
+    config.strategy.name = args["strategy"]
+    config.strategy.fields = default.fields(STRATEGIES[args["strategy"]])
     if args["smoke"]:
         config.num_trials = 3
         config.recipe = "configs/graph_net.py:smoke"
-        config.overrides = ml_collections.ConfigDict({"num_steps": 2}, allow_dotted_keys=True)
-        config.space.fields.start = "4,4"
-        config.space.fields.image_shape = (16, 16, 1)
+        config.overrides = default.fields({"num_steps": 2})
+        config.space.fields = default.fields({"start": "4,4", "image_shape": (16, 16, 1)})
         if args["strategy"] == "hill_climbing":
-            config.strategy.fields = ml_collections.ConfigDict({"num_children": 2, "num_changes": 2})
-    return config.lock()
+            config.strategy.fields = default.fields({"num_children": 2, "num_changes": 2})
+    return config

@@ -1,0 +1,52 @@
+"""A search of NAS-Bench-201's cells (arXiv:2001.00326) in a small network, Fashion-MNIST, by one program.
+
+    CONFIG=configs/search/nas_bench_201.py
+    python scripts/search.py --config=$CONFIG                          aging evolution
+    python scripts/search.py --config=$CONFIG:strategy=random          random search, its control
+    python scripts/search.py --config=$CONFIG:strategy=controller      a recurrent controller, PPO
+    python scripts/search.py --config=$CONFIG:strategy=exhaustive --workdir=runs/cells      all cells, twice
+    python scripts/search.py --config=$CONFIG:table=runs/cells/trials.jsonl,strategy=random         looked up there
+    python scripts/search.py --config=$CONFIG:smoke                    two trials of a few steps
+
+Of the five operations three are searched, which the authors call the connection space: 3^6 = 729 cells. A trial trains
+three cells of 8, 16 and 32 channels for 400 steps, on images of 14 pixels. Not yet run.
+"""
+
+import ml_collections
+
+from arch.errors import unknown_name
+from configs import common
+from configs.search import default
+
+CONNECT = ("none", "skip_connect", "nor_conv_3x3")
+STRATEGIES = {
+    "evolution": {"population_size": 20, "sample_size": 5},
+    "random": {},
+    "controller": {"batch_size": 10, "learning_rate": 5e-3},
+    "exhaustive": {},
+}
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Args: `strategy=` evolution, random, controller or exhaustive, `table=` a trials.jsonl, `smoke`."""
+    args = common.parse_arg(arg, strategy="evolution", table="", smoke=False)
+    if args["strategy"] not in STRATEGIES:
+        raise unknown_name("configs/search/nas_bench_201.py: strategy", args["strategy"], STRATEGIES)
+    config = default.get_config()
+    config.num_trials = 2 * len(CONNECT) ** 6 if args["strategy"] == "exhaustive" else 200
+    config.evaluator, config.table = ("table", args["table"]) if args["table"] else ("one_program", "")
+    config.recipe = "configs/nas_bench_201.py:fashion_mnist"
+    network = {"model.fields.features": 8, "eval_batch_size": 1000}
+    config.overrides = default.fields(
+        {**network, "num_steps": 400, "schedule.warmup_epochs": 0.1, "data.image_size": 14, "eval_every_epochs": 0.0}
+    )
+    config.space.name = "nas_bench_201"
+    config.space.fields = default.fields({"operations": CONNECT})
+    config.strategy.name = args["strategy"]
+    config.strategy.fields = default.fields(STRATEGIES[args["strategy"]])
+    if args["smoke"]:
+        config.num_trials = 2
+        config.recipe = "configs/nas_bench_201.py:smoke"
+        config.metric = "test/accuracy"
+        config.overrides = default.fields({**network, "num_steps": 2})
+    return config
