@@ -15,10 +15,10 @@ three cells of 8, 16 and 32 channels for 400 steps, on images of 14 pixels. Not 
 import ml_collections
 
 from arch.errors import unknown_name
+from arch.search.spaces.nas_bench_201 import CONNECT
 from configs import common
 from configs.search import default
 
-CONNECT = ("none", "skip_connect", "nor_conv_3x3")
 STRATEGIES = {
     "evolution": {"population_size": 20, "sample_size": 5},
     "random": {},

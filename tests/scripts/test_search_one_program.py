@@ -1,6 +1,8 @@
 """Candidates that scripts/search.py trains by one program are those that train.py trains."""
 
+import importlib
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from arch.search import trials
 from arch.search.spaces.nas_bench_201 import CONNECT, NASBench201Space
+from arch.search.tabular import Table
 from arch.search.trials import Job
 from configs import cli
+from scripts._search_cost import Reward
 from scripts._search_one_program import Candidates, OneProgramTraining
+from scripts._search_table import Lookup
+from scripts._search_training import fields_of
 
 ROOT = Path(__file__).parents[2]
 RECIPE = str(ROOT / "configs" / "nas_bench_201.py")
@@ -63,3 +70,29 @@ def test_one_that_diverges_has_no_numbers():
 def test_what_one_program_cannot_do_is_refused(more, message):
     with pytest.raises(ValueError, match=message):
         candidates(**more)
+
+
+@pytest.mark.parametrize("arg", ["", "smoke", "strategy=controller", "strategy=exhaustive", "table=x.jsonl"])
+def test_the_recipe_of_a_search_fits_its_space(arg):
+    config = importlib.import_module("configs.search.nas_bench_201").get_config(arg)
+    assert config.is_locked and config.evaluator == ("table" if "table" in arg else "one_program")
+    assert config.num_trials == {"smoke": 2, "strategy=exhaustive": 2 * 729}.get(arg, 200)
+    space = NASBench201Space(**config.space.fields)
+    fields = {**config.overrides, **fields_of(config.space.name, space.to_json(space.decode((0,) * 6)))}
+    recipe = cli.override(cli.load_recipe(str(ROOT / config.recipe)), fields, "test")
+    assert recipe.model.fields.cell == "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+    assert recipe.data.val_split and (config.metric == "val/accuracy" or arg == "smoke")
+
+
+def test_a_trial_is_looked_up_and_weighed(tmp_path):
+    """Beyond a hard limit nothing is had, and nothing paid."""
+    cells = [CELL, CELL.replace("skip_connect", "none")]
+    for number, (cell, macs, accuracy) in enumerate(zip(cells, (300, 100), (0.9, 0.8), strict=True)):
+        metrics = {"macs": macs, "val/accuracy": accuracy}
+        trial = trials.Trial(number, cell, 0, accuracy, cost=1.0, seconds=4.0, metrics=metrics)
+        trials.append(tmp_path / "trials.jsonl", trial)
+    table = Table.read(tmp_path / "trials.jsonl", "val/accuracy")
+    lookup = Lookup(table, Reward(cost="macs", limit=200.0))
+    found = [lookup(Job(number, cell, seed=3)) for number, cell in enumerate(cells)]
+    assert [(one.reward, one.cost) for one in found] == [(-math.inf, 0.0), (0.8, 4.0)]
+    assert Lookup(table, Reward())(Job(0, CELL, seed=3)).reward == 0.9
