@@ -4,8 +4,11 @@ The folder (default: runs/search-NAME) holds `trials.jsonl`, a line a trial, and
 same command goes on where it was stopped, and comes to the same trials. At the end `best.py` is the best as a recipe of
 train.py, and `search.png` shows the best so far against what was spent, beside the searches of --compare.
 
-Exit status: 0 when all trials are made, 2 for a search that cannot be run, 75 after SIGTERM, 130 after Ctrl-C: run it
-again.
+A search in one network that holds all candidates, as configs/search/darts.py, has `metrics.jsonl`, a row an epoch, and
+`checkpoints` instead of trials; at the end `best.py`, and what it learned of the architecture in `alphas.json`.
+
+Exit status: 0 when all is done, 1 when the loss of a one-shot search became non-finite, 2 for a search that cannot be
+run, 75 after SIGTERM, 130 after Ctrl-C: run it again.
 """
 
 import json
@@ -22,6 +25,11 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run from a checkout
+
+from arch.training.host import prepare_host
+
+if __name__ == "__main__":
+    prepare_host()  # now, before JAX has threads
 
 import jax
 import ml_collections
@@ -58,9 +66,13 @@ def main() -> int:
     """Reads the flags, searches, and writes what it came to."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     logger.setLevel(logging.INFO)
-    jax.config.update("jax_platforms", "cpu")  # the devices are for the trials
     config = CONFIG.value
     folder = pathlib.Path(WORKDIR.value or f"runs/search-{cli.config_name()}").absolute()
+    if "oneshot" in config:
+        from scripts._search_oneshot import search_oneshot  # it reads data, which other searches leave to train.py
+
+        return search_oneshot(config, folder)
+    jax.config.update("jax_platforms", "cpu")  # the devices are for the trials
     space, strategy, executor = create(config)
     workdir.check(str(folder), config.to_dict(), {})
     with workdir.claim(str(folder), config.to_dict()):

@@ -98,7 +98,7 @@ class SearchState:
         opt_state: of the weights' optimizer.
         alphas: of each kind of cell [edges, operations], before the softmax.
         alpha_opt_state: of the architecture's optimizer.
-        metrics: of the weights' passes, summed since they were reset.
+        metrics: of the weights' passes, summed; it is for the caller to set them to zero.
         bad_step: int32 scalar, the first step that was not finite; -1 while there is none.
     """
 
@@ -169,7 +169,6 @@ def make_search_step(
     seed: int,
     preprocess: Preprocess,
     num_steps: int,
-    reset_metrics_every_steps: int = 1,
 ) -> Callable[[SearchState, Batch, Batch], SearchState]:
     """`search_step(state, train_batch, val_batch) -> state`, on one device.
 
@@ -182,7 +181,6 @@ def make_search_step(
         seed: keys of augmentation derive from (seed, step, half, position in the batch).
         preprocess: augments and normalizes on the device.
         num_steps: of the whole search.
-        reset_metrics_every_steps: `state.metrics` starts anew at steps that are multiples of this.
     """
     tx, schedule = settings.optimizer(num_steps)
     alpha_tx = settings.alpha_optimizer()
@@ -211,15 +209,13 @@ def make_search_step(
         (loss, (outputs, batch_stats)), grads = jax.value_and_grad(train_loss, has_aux=True)(state.params, alphas)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         measured = metrics_lib.measure(type(state.metrics), *outputs, train_batch["label"], train_batch["weight"])
-        fresh = state.step % reset_metrics_every_steps == 0
-        kept = jax.tree.map(lambda leaf: jnp.where(fresh, jnp.zeros_like(leaf), leaf), state.metrics)
         new = state.replace(
             params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,
             alphas=alphas,
             alpha_opt_state=alpha_opt_state,
-            metrics=kept.merge(measured),
+            metrics=state.metrics.merge(measured),
         )
         # The norm of the updates: it is not finite where a gradient is not, nor where a finite one grew too large.
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm((gradient, alpha_updates, grads, updates)))
