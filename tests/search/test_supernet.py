@@ -114,6 +114,7 @@ def test_pooling_is_the_same_where_its_normalization_is_none(x64):
     check_one_hot(POOLS, train=False, dtype=jnp.float64, tolerance=1e-10)
 
 
+@pytest.mark.slow
 def test_in_float32_too():
     check_one_hot(PLAIN, train=False, dtype=jnp.float32, tolerance=1e-5)
 
@@ -147,6 +148,7 @@ def test_the_parameters_are_those_counted_by_hand(fields, channels, classes):
     assert found == parameters(model.num_cells, model.features, model.num_nodes, channels, classes)
 
 
+@pytest.mark.slow
 def test_the_papers_supernet():
     """1,930,618 parameters, as the authors' program logs ("param size = 1.930618MB"); 14 edges of 8 operations."""
     model = Supernet()
