@@ -112,6 +112,7 @@ def to_host(state: SearchState) -> SearchState:
 def search_oneshot(config: ml_collections.ConfigDict, folder: pathlib.Path) -> int:
     """Searches to the end, from the newest checkpoint in the folder if there is one; returns the exit status."""
     absl_logging.set_verbosity(absl_logging.WARNING)  # of Orbax and TFDS, which say much
+    logging.getLogger().setLevel(logging.WARNING)
     for name in ("arch", "input_pipeline"):
         logging.getLogger(name).setLevel(logging.INFO)
     recipe = cli.override(cli.load_recipe(config.recipe), config.overrides.to_dict(), "search: config.overrides")

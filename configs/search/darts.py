@@ -62,5 +62,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.overrides = ml_collections.ConfigDict({"data.image_size": 8}, allow_dotted_keys=True)
         config.supernet.features = 2
         config.supernet.num_nodes = 1
-        config.supernet.operations = ("none", "skip_connect", "sep_conv_3x3")
+        config.supernet.operations = ("none", "skip_connect", "max_pool_3x3")
     return config.lock()
