@@ -5,8 +5,11 @@ same command goes on where it was stopped, and comes to the same trials. At the 
 train.py, `best_cell.png` a picture of its cells, where those were searched, and `search.png` shows the best so far
 against what was spent, beside the searches of --compare.
 
-Exit status: 0 when all trials are made, 2 for a search that cannot be run, 75 after SIGTERM, 130 after Ctrl-C: run it
-again.
+A search in one network that holds all candidates, as configs/search/darts.py, has `metrics.jsonl`, a row an epoch, and
+`checkpoints` instead of trials; at the end `best.py`, `best_cell.png` and `alphas.json`, what it learned.
+
+Exit status: 0 when all is done, 1 when the loss of a one-shot search became non-finite, 2 for a search that cannot be
+run, 75 after SIGTERM, 130 after Ctrl-C: run it again.
 """
 
 import json
@@ -21,6 +24,11 @@ from collections.abc import Mapping, Sequence
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run from a checkout
 
+from arch.training.host import prepare_host
+
+if __name__ == "__main__":
+    prepare_host()  # now, before JAX has threads
+
 import jax
 import ml_collections
 from absl import flags
@@ -33,6 +41,7 @@ from arch.training import workdir
 from arch.training.progress import duration
 from configs import cli
 from scripts import _search_report, _search_setup
+from scripts._search_oneshot import search_oneshot
 from scripts._search_training import leave
 
 CONFIG = cli.define_config_flag()
@@ -47,11 +56,13 @@ def main() -> int:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     logging.getLogger().setLevel(logging.WARNING)
     logger.setLevel(logging.INFO)
+    absl_logging.set_verbosity(absl_logging.ERROR)  # of Orbax, which says much
     config = CONFIG.value
+    folder = pathlib.Path(WORKDIR.value or f"runs/search-{cli.config_name()}").absolute()
+    if "oneshot" in config:
+        return search_oneshot(config, folder)
     if config.evaluator != "one_program":
         jax.config.update("jax_platforms", "cpu")  # the devices are for the trials
-    absl_logging.set_verbosity(absl_logging.ERROR)  # of Orbax, which says much
-    folder = pathlib.Path(WORKDIR.value or f"runs/search-{cli.config_name()}").absolute()
     others = _search_report.read_others(COMPARE.value, folder.name)
     setup = _search_setup.create(config, folder)
     workdir.check(str(folder), config.to_dict(), {})

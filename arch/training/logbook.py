@@ -12,7 +12,7 @@ TIMING_FIELDS = frozenset({"time", "train/images_per_sec"})  # all others repeat
 
 
 class Logbook:
-    """Writes rows of numbers, one a step, in the order of the steps.
+    """Writes rows of JSON values, one a step, in the order of the steps; TensorBoard gets those that are numbers.
 
     Args:
       workdir: of the run.
@@ -43,7 +43,7 @@ class Logbook:
     @staticmethod
     def _add_events(events, row: dict[str, float]) -> None:
         for name, value in row.items():
-            if name not in ("step", "time"):
+            if name not in ("step", "time") and isinstance(value, int | float):
                 events.add_scalar(name, value, row["step"], walltime=row["time"])
 
     def write(self, step: int, values: dict[str, float]) -> None:

@@ -25,6 +25,24 @@ CIFAR = {"stem": "small", "num_cells": 20, "features": 36}
 IMAGENET = {"stem": "imagenet", "num_cells": 14, "features": 48}
 
 
+def reductions(num_cells: int) -> tuple[int, int]:
+    """The reduction cells of a network of so many, counted from 0: after a third and after two thirds."""
+    return num_cells // 3, 2 * num_cells // 3
+
+
+def plan_cells(num_cells: int, features: int) -> Iterator[tuple[str, str, int]]:
+    """Of each cell its name, which of both kinds it is, "normal" or "reduction", and its features.
+
+    Args:
+        num_cells: at least 3.
+        features: before the first reduction; each doubles them.
+    """
+    for index in range(num_cells):
+        reduces = index in reductions(num_cells)
+        features *= 2 if reduces else 1
+        yield f"cell{index + 1}", "reduction" if reduces else "normal", features
+
+
 class DARTS(nn.Module):
     """The networks of section 3 of the paper, as the authors' program evaluates a cell, layer by layer.
 
@@ -108,7 +126,7 @@ class DARTS(nn.Module):
         features_at = self._stem(x.astype(dtypes.compute), layers)
         stride = max(features_at)
         previous, x = features_at[min(features_at)], features_at[stride]
-        for name, kind, features in self._plan():
+        for name, kind, features in plan_cells(self.num_cells, self.features):
             strides = 2 if kind == "reduction" else 1
             cell = SearchedCell(
                 plan=getattr(genotype, kind),
@@ -165,23 +183,11 @@ class DARTS(nn.Module):
         second = norm(name="stem_norm3")(conv(features=self.features, name="stem_conv3")(self.act(first)))
         return {4: first, 8: second}
 
-    def _plan(self) -> Iterator[tuple[str, str, int]]:
-        """Of each cell its name, which cell of the genotype it is, and its features."""
-        features = self.features
-        for index in range(self.num_cells):
-            reduces = index in self._reductions()
-            features *= 2 if reduces else 1
-            yield f"cell{index + 1}", "reduction" if reduces else "normal", features
-
-    def _reductions(self) -> tuple[int, int]:
-        """The reduction cells, counted from 0."""
-        return self.num_cells // 3, 2 * self.num_cells // 3
-
     def _auxiliary_cell(self) -> str | None:
         """The name of the cell whose output an auxiliary head sees."""
         if not self.auxiliary_heads or self.features_only:
             return None
-        return f"cell{self._reductions()[1] + 1}"
+        return f"cell{reductions(self.num_cells)[1] + 1}"
 
     def _auxiliary_head(self, x: jax.Array, layers: Mapping[str, Callable], dtypes: Dtypes) -> None:
         """Logits for training."""
