@@ -1,7 +1,8 @@
 """Two cells of normalization.py, per replica and over all devices, on eight devices instead of one.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python scripts/sweep.py \\
-        --config=configs/shufflenet_v2.py:fashion_mnist --sweep=configs/sweeps/normalization_devices.py
+        --config=configs/shufflenet_v2.py:fashion_mnist --sweep=configs/sweeps/normalization_devices.py \\
+        --results=docs/normalization_devices.jsonl
 
 Not yet run.
 """

@@ -240,7 +240,7 @@ def test_searches_to_compare_have_trials(tmp_path):
     folders = [str(tmp_path / "one/run"), str(tmp_path / "two/run")]
     found = _search_report.read_others(folders, "own")
     assert list(found) == ["run", folders[1]] and list(_search_report.read_others(folders, "run")) == folders
-    _search_report.plot(found, tmp_path / "search.png", "val/accuracy")
+    _search_report.plot(found, tmp_path / "search.png", "val/accuracy", "training examples")
     assert (tmp_path / "search.png").exists()
     for missing in ("empty", "nowhere"):
         with pytest.raises(ValueError, match=f"^--compare={tmp_path / missing} has no trials in a trials.jsonl"):

@@ -248,6 +248,7 @@ def test_a_narrow_computation_keeps_wide_parameters_and_logits():
     assert jax.eval_shape(apply, variables, x, mixture)[0].dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_float64_stays(x64):
     class WithMixture:
         """A network of images alone, as the check asks for."""

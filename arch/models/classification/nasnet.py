@@ -124,7 +124,14 @@ class NASNet(nn.Module):
             strides = 2 if kind == "reduction" else 1
             skips = self.skip_reduction and number > 1 and plan[number - 2][0].startswith("reduction")
             cell = SearchedCell(
-                getattr(genotype, kind), genotype.inputs, features, strides, "SAME", act=self.act, **layers, name=name
+                plan=getattr(genotype, kind),
+                inputs=genotype.inputs,
+                features=features,
+                strides=strides,
+                padding="SAME",
+                act=self.act,
+                **layers,
+                name=name,
             )
             rate = self._rate(progress, number / len(plan))
             x = cell(x, outputs[-3 if skips else -2], train=train, drop_path_rate=rate, examples=examples)
