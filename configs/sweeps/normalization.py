@@ -2,7 +2,8 @@
 
     python scripts/sweep.py --config=configs/shufflenet_v2.py:fashion_mnist --sweep=configs/sweeps/normalization.py \\
         --parallel=2 --results=docs/normalization.jsonl
-    python scripts/plot.py docs/normalization.jsonl --x=global_batch_size --by=model.norm.name
+    python scripts/plot.py docs/normalization.jsonl --x=global_batch_size --by=model.norm.name --lowest=0.87 \\
+        --out=docs/normalization_runs
 
 Eight devices, an update being of 8 x 2 to 8 x 32 images, in 5 epochs; after Wu and He (arXiv:1803.08494), figure 5. It
 runs on one device, which is the same: statistics of a replica are those of a ghost batch, the running ones averaged;
@@ -12,8 +13,7 @@ of the other norms do. The paper's 0.99 suits its 130,000 steps: here the statis
 when the plain phase ends, and with rate 0.1 it reached 45% on the validation split instead of 91%.
 
 The rate is linear in the batch, from the best at 8 x 32 for each normalization, see normalization_rates.py.
-normalization_devices.py repeats two cells on eight devices. Begun: 18 of the 72 runs are in docs/normalization.jsonl,
-from which the same command goes on.
+normalization_devices.py repeats two cells on eight devices. What it came to: docs/normalization.md.
 """
 
 from typing import Any
