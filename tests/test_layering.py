@@ -87,21 +87,21 @@ MODULES = [
 ]
 
 
-TRAINING = ("arch.training", "arch.search.one_program", "arch.search.oneshot.step")  # what trains
+TRAINERS = ("arch.training", "arch.search.one_program", "arch.search.oneshot.step")  # what trains
 
 
 def test_importing_the_library_loads_no_data_or_training_package():
     """All modules but those that train, with the heavy packages made impossible to import."""
     own_needs = {"absl", "train"}  # optax imports absl; other things may be called train
     heavy = sorted({"clu", "matplotlib", "tensorboardX", "tqdm", "sklearn", "safetensors"} | FORBIDDEN - own_needs)
-    light = [name for name in MODULES if not name.startswith(TRAINING)]
+    light = [name for name in MODULES if not name.startswith(TRAINERS)]
     blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in heavy)
     code = f"import sys; {blocked}; import importlib; [importlib.import_module(m) for m in {light!r}]; print('done')"
     assert loaded_by(code) == {"done"}
 
 
 def test_importing_training_loads_no_data_package_and_no_tensorflow():
-    training = [name for name in MODULES if name.startswith(TRAINING)]
+    training = [name for name in MODULES if name.startswith(TRAINERS)]
     code = f"import sys, importlib; [importlib.import_module(m) for m in {training!r}]; print(*sys.modules)"
     loaded = loaded_by(code)
     assert not loaded & {"tensorflow", "tensorflow_datasets", "grain", "ml_collections", "matplotlib", "PIL"}
