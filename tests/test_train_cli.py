@@ -285,6 +285,7 @@ def test_weight_norm_starts_from_the_first_batch_of_all_devices(tmp_path, data_d
         assert not np.allclose(states["one"][name], states["plain"][name], rtol=1e-2), name
 
 
+@pytest.mark.slow
 def test_the_noise_of_the_gradient_is_logged_or_refused(tmp_path, data_dir):
     flags = (TINY, data_dir, "--config.measure_noise", "--config.num_steps=3", "--config.model.norm.name=group_norm")
     result = run(*flags, f"--workdir={tmp_path / 'one'}")

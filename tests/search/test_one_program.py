@@ -69,7 +69,8 @@ def trained_alone(cell, seed):
     return *map(traverse_util.flatten_dict, found[:2]), metrics.compute(found[2])
 
 
-@pytest.mark.parametrize("grouping", [pytest.param("one"), pytest.param("vmap", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("grouping", ["one", "vmap"])
 def test_each_candidate_comes_to_what_it_comes_to_alone(x64, grouping):
     """With its own seed, order and augmentation, in float64: parameters, running statistics and metrics.
 

@@ -107,6 +107,7 @@ def test_a_loss_scaled_for_the_rate_changes_the_decay(batch):
     assert_equal(difference, jax.tree.map(lambda w: (scale - 1) * decay * w, params))
 
 
+@pytest.mark.slow
 def test_units_whose_last_scale_is_zero_start_as_their_shortcut(x64):
     """Section 5.1: no gradient reaches their convolutions yet, all reaches the scale."""
     fields = {"stage_sizes": (2, 1), "stage_features": (4, 8), "stem_features": 4, "stem": "small"}
