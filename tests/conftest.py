@@ -1,6 +1,7 @@
 """Eight simulated CPU devices for every test, set before anything imports jax, and a compilation cache on disk."""
 
 import os
+import signal
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -12,6 +13,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
 
 import jax
 import pytest
+
+# As in a terminal: what a shell starts in the background ignores Ctrl-C, and so does all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
