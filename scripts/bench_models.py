@@ -6,7 +6,8 @@
 
 A training step is forward, loss, backward and an update by SGD with momentum. Peers: `flax`, our network with
 flax.linen.Conv; `torch` and `torch_channels_last`, torchvision's own definition run eagerly in both memory layouts, of
-which the faster is the one to beat; with --torch_compile, `torch_compile`, channels_last. Peers take turns in one
+which the faster is the one to beat; with --torch_compile, `torch_compile`, channels_last; with --folded, in inference,
+`folded`: our network with its norms in its convolutions. Peers take turns in one
 process, with the same number of threads; compilation is timed apart; a call over --once_s is timed once.
 """
 
@@ -34,6 +35,7 @@ from flax import linen as nn
 
 from arch.efficiency import latency
 from arch.models import create
+from arch.norm.fold import fold
 from scripts import _report, _results, _timing
 
 # By torchvision's names, with the fields that make ours the same network.
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.markdown:
             _report.write(args.markdown, args.json, "bench_models.py")
             return 0
-        asked = [*args.peers, *["torch_compile"] * args.torch_compile]
+        asked = [*args.peers, *["torch_compile"] * args.torch_compile, *["folded"] * args.folded]
         args.peers = [peer for peer in asked if not peer.startswith("torch") or _timing.has_torch("torchvision")]
         fields = {name: getattr(args, name) for name in ("dtype", "peers", "modes", "pairs", "once_s")}
         header = {"record": "model_run", **_timing.environment(), **fields}
@@ -75,6 +77,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--modes", nargs="+", choices=modes, default=modes)
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS, help="torchvision only where installed")
     parser.add_argument("--torch_compile", action="store_true", help="torch.compile as one more peer")
+    parser.add_argument("--folded", action="store_true", help="our network with norms folded as one more peer")
     parser.add_argument("--once_s", type=float, default=10.0, help="a call that takes longer is timed once, in seconds")
     return parser.parse(argv)
 
@@ -115,14 +118,18 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     for mode in args.modes:
         calls, compile_s = {}, {}
         for peer in ("ours", *args.peers):
+            if peer == "folded" and mode == "training":
+                continue
             jax.clear_caches()  # nothing that one peer traced helps the next
             start = time.perf_counter()
             if peer in networks:
                 calls[peer] = jax_call(networks[peer], variables, images, labels, mode)
+            elif peer == "folded":
+                calls[peer] = folded_call(ours, variables, images)
             else:
                 num_params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
                 calls[peer] = torch_call(peer, name, images, labels, mode, args.dtype, num_params)
-            if peer in networks or peer == "torch_compile":
+            if not peer.startswith("torch") or peer == "torch_compile":
                 compile_s[peer] = time.perf_counter() - start
         seconds = latency.interleave(calls, pairs=args.pairs, once_s=args.once_s)
         row[mode] = {"compile_s": compile_s, **_timing.compare(seconds)}
@@ -149,6 +156,13 @@ def jax_call(
         return state, loss
 
     return latency.jax_call(step)
+
+
+def folded_call(model: nn.Module, variables: Mapping[str, Any], images: np.ndarray) -> latency.Call:
+    """Inference with the norms folded into the convolutions before them."""
+    images = jnp.asarray(images)
+    apply, folded = fold(model, variables, images, train=False)
+    return latency.jax_call(jax.jit(apply).lower(folded, images).compile(), folded, images)
 
 
 def training_step(model: nn.Module, optimizer: optax.GradientTransformation) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 from arch.models import MODELS, create
+from arch.norm.fold import foldable
 from arch.ops.conv import Conv
 from scripts import _results, bench_models
 
@@ -115,3 +116,14 @@ def test_wrong_flags_are_one_line(capsys):
             bench_models.main(flags)
         err = capsys.readouterr().err
         assert exit_.value.code == 2 and err.count("\n") == 1 and err.startswith("bench_models: "), err
+
+
+def test_a_folded_network_computes_what_it_did_and_is_timed_in_inference_alone(tiny_network, tmp_path, capsys):
+    path = tmp_path / "models.jsonl"
+    assert run("--folded", "--peers", f"--json={path}") == 0
+    row = json.loads(path.read_text().splitlines()[-1])
+    assert set(row["inference"]["ms"]) == {"ours", "folded"} and set(row["training"]["ms"]) == {"ours"}
+    assert set(row["inference"]["compile_s"]) == {"ours", "folded"}
+    images = np.random.default_rng(0).standard_normal((2, 8, 8, 3), dtype=np.float32)
+    variables = Tiny().init(jax.random.key(0), images, train=False)
+    assert len(foldable(Tiny(), variables, images, train=False)) == 1
