@@ -1,6 +1,7 @@
 """The door to the data: `create` opens a data set and gives batches for training and evaluation."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -235,7 +236,8 @@ def create(
     names = {"train": config_data.train_split, "val": config_data.val_split, "test": config_data.test_split}
     if not names["train"]:
         raise ValueError("data.train_split is empty; name a split, such as train")
-    splits = {key: open_source(config_data.name, config_data.dir, split) for key, split in names.items() if split}
+    sources = {split: open_source(config_data.name, config_data.dir, split) for split in names.values() if split}
+    splits = {key: sources[split] for key, split in names.items() if split}
     bad = BadRecords(config_data.max_bad_records)
     readers = _open_readers(config_data, augmentation, splits, seed, bad)
     info = Info(
@@ -255,13 +257,13 @@ def _open_readers(
     """One for every split: all in memory, or all streamed."""
     if _fits_memory(data, augmentation, splits):
         # A random crop is taken from the image itself; every other crop starts from the centred square.
-        own_size = augmentation.crop == "random_resized"
-        return {
-            key: in_memory.load(
-                source, augmentation, key == "train" and own_size, data.num_threads, bad, data.cache_dir
-            )
-            for key, source in splits.items()
-        }
+        random_crops = augmentation.crop == "random_resized"
+
+        @functools.cache  # two splits may be the same images
+        def load(source: Source, own_size: bool) -> Reader:
+            return in_memory.load(source, augmentation, own_size, data.num_threads, bad, data.cache_dir)
+
+        return {key: load(source, key == "train" and random_crops) for key, source in splits.items()}
     from input_pipeline.streamed import StreamReader  # Grain is slow to import
 
     return {

@@ -76,6 +76,15 @@ def configure(recipe: str, fields: Mapping[str, Any]) -> ml_collections.ConfigDi
     return cli.override(cli.load_recipe(recipe), fields, "search")
 
 
+def known(recipe: str, fields: Mapping[str, Any], reward: Reward) -> tuple[ml_collections.ConfigDict, dict[str, float]]:
+    """The config of a trial, and what its network costs, as far as the reward asks for it, before it is trained."""
+    config = configure(recipe, fields)
+    costs: dict[str, float] = size(config)
+    if reward.cost == "seconds":
+        costs["seconds"] = measure_seconds(recipe, fields)
+    return config, costs
+
+
 def size(config: ml_collections.ConfigDict) -> dict[str, int]:
     """Parameters, and multiply-adds of one image, by tracing."""
     with jax.enable_x64(config.model.dtype == "float64"):

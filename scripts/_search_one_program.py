@@ -16,7 +16,7 @@ from arch.errors import unknown_name
 from arch.search.one_program import OneProgram
 from arch.search.spaces.nas_bench_201 import NASBench201Space
 from arch.search.trials import Evaluation, Job
-from scripts._search_cost import Reward, configure, measure_seconds, size
+from scripts._search_cost import Reward, configure, known
 from scripts._search_training import fields_of
 
 
@@ -130,9 +130,7 @@ class OneProgramTraining:
     def __call__(self, job: Job) -> Evaluation:
         """As that of `scripts._search_training.Training`, but for the folder."""
         fields = {**self.overrides, **fields_of("nas_bench_201", job.architecture)}
-        costs: dict[str, float] = size(configure(self.recipe, fields))
-        if self.reward.cost == "seconds":
-            costs["seconds"] = measure_seconds(self.recipe, fields)
+        _, costs = known(self.recipe, fields, self.reward)
         if not self.reward.allows(costs):
             return Evaluation(-math.inf, cost=0.0, metrics=costs)
         candidates = _candidates(self.recipe, repr(dict(self.overrides)), self.operations)

@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import pathlib
-import pprint
 import signal
 import time
 from typing import Any
@@ -21,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import logging as absl_logging
 
 from arch import models
 from arch.optim import batches, schedules
@@ -35,7 +33,7 @@ from arch.training.logbook import Logbook
 from arch.training.preemption import StopRequest
 from arch.training.progress import Progress
 from configs import cli
-from scripts import _cell_picture
+from scripts import _cell_picture, _search_report
 from scripts._search_halves import Halves
 
 GENOTYPE = "model.fields.genotype"  # of the recipe: what is searched
@@ -112,8 +110,6 @@ def to_host(state: SearchState) -> SearchState:
 
 def search_oneshot(config: ml_collections.ConfigDict, folder: pathlib.Path) -> int:
     """Searches to the end, from the newest checkpoint in the folder if there is one; returns the exit status."""
-    absl_logging.set_verbosity(absl_logging.WARNING)  # of Orbax and TFDS, which say much
-    logging.getLogger().setLevel(logging.WARNING)
     for name in ("arch", "input_pipeline"):
         logging.getLogger(name).setLevel(logging.INFO)
     recipe = cli.override(cli.load_recipe(config.recipe), config.overrides.to_dict(), "search: config.overrides")
@@ -241,25 +237,9 @@ class Session:
         config = self.run.config
         overrides = {**config.overrides.to_dict(), GENOTYPE: json.dumps(genotype)}
         row = self.logbook.rows[-1]
-        text = BEST.format(
-            order=self.run.settings.order, epochs=row["epoch"], accuracy=row["val/accuracy"],
-            overrides=pprint.pformat(overrides, width=100, sort_dicts=False), recipe=config.recipe,
-        )  # fmt: skip
-        workdir.write_atomically(self.folder / "best.py", text)
+        accuracy = f"val/accuracy of the supernet {row['val/accuracy']:.4f}"
+        found = f"Cells found by DARTS: order {self.run.settings.order}, {row['epoch']:.4g} epochs, {accuracy}."
+        path = _search_report.write_recipe(self.folder, found, config.recipe, overrides)
         _cell_picture.draw(cells, self.folder / "best_cell.png", f"{self.folder.name}: {self.run.settings.order} order")
-        logger.info("finished: python train.py --config=%s", os.path.relpath(self.folder / "best.py"))
+        logger.info("finished: python train.py --config=%s", os.path.relpath(path))
         return 0
-
-
-BEST = '''"""Cells found by DARTS: order {order}, {epochs:.4g} epochs, val/accuracy of the supernet {accuracy:.4f}.
-
-Written by scripts/search.py."""
-
-from configs import cli
-
-OVERRIDES = {overrides}
-
-
-def get_config():
-    return cli.override(cli.load_recipe("{recipe}"), OVERRIDES, "best.py")
-'''

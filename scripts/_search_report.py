@@ -16,7 +16,10 @@ from scripts import _cell_picture
 from scripts._search_morphing import write_start
 from scripts._search_training import fields_of
 
-BEST = '''"""Trial {id} of a search: reward {reward:.4f}, the highest of {count}. Written by scripts/search.py."""
+RECIPE = '''"""{found}
+
+Written by scripts/search.py.
+"""
 
 from configs import cli
 
@@ -61,14 +64,27 @@ def write_best(config: ml_collections.ConfigDict, folder: pathlib.Path, best: Tr
     if config.space.name == "graphs":  # whose weights were made with it
         fields["init_from"] = str(folder / "best.safetensors")
         write_start(folder / "trials" / f"{best.id:04d}", [], pathlib.Path(fields["init_from"]))
-    overrides = pprint.pformat(fields, width=100, sort_dicts=False)
-    path = folder / "best.py"
-    values = {"id": best.id, "reward": best.reward, "count": count, "recipe": config.recipe}
-    workdir.write_atomically(path, BEST.format(**values, overrides=overrides))
+    told = f"Trial {best.id} of a search: reward {best.reward:.4f}, the highest of {count}."
+    path = write_recipe(folder, told, config.recipe, fields)
     if config.space.name == "cells":
         title = f"{folder.name}: trial {best.id}, {label(config)} {best.reward:.4f}"
         _cell_picture.draw(genotypes.from_json(best.architecture), folder / "best_cell.png", title)
     return path
+
+
+def write_recipe(folder: pathlib.Path, found: str, recipe: str, overrides: Mapping[str, Any]) -> pathlib.Path:
+    """`best.py`, a recipe of train.py; returns its path.
+
+    Args:
+      folder: of the search.
+      found: a sentence on it.
+      recipe: FILE.py[:ARGS], on which it is based.
+      overrides: fields of that.
+    """
+    values = pprint.pformat(dict(overrides), width=100, sort_dicts=False)
+    text = RECIPE.format(found=found, recipe=recipe, overrides=values)
+    workdir.write_atomically(folder / "best.py", text)
+    return folder / "best.py"
 
 
 def label(config: ml_collections.ConfigDict) -> str:

@@ -15,7 +15,7 @@ import jax
 from arch.search.trials import Evaluation, Job
 from arch.training.cluster import INTERRUPTED, NON_FINITE, RESUME_ME
 from arch.training.logbook import read_rows
-from scripts._search_cost import Reward, configure, examples, measure_seconds, size
+from scripts._search_cost import Reward, examples, known
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -62,10 +62,7 @@ class Training:
         """
         jax.config.update("jax_platforms", "cpu")  # also in a worker: the devices are for train.py
         fields = {**self.overrides, **fields_of(self.space, job.architecture), "seed": job.seed}
-        config = configure(self.recipe, fields)
-        costs: dict[str, float] = size(config)
-        if self.reward.cost == "seconds":
-            costs["seconds"] = measure_seconds(self.recipe, fields)
+        config, costs = known(self.recipe, fields, self.reward)
         if not self.reward.allows(costs):
             return Evaluation(-math.inf, cost=0.0, metrics=costs)
         place = pathlib.Path(self.folder, f"{job.id:04d}")

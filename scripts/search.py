@@ -56,7 +56,7 @@ def main() -> int:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     logging.getLogger().setLevel(logging.WARNING)
     logger.setLevel(logging.INFO)
-    absl_logging.set_verbosity(absl_logging.ERROR)  # of Orbax, which says much
+    absl_logging.set_verbosity(absl_logging.ERROR)  # of Orbax and TFDS, which say much
     config = CONFIG.value
     folder = pathlib.Path(WORKDIR.value or f"runs/search-{cli.config_name()}").absolute()
     if "oneshot" in config:

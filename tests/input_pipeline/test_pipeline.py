@@ -108,6 +108,28 @@ def test_evaluation_counts_every_example_once(digits_config, eval_batch_size):
     assert len(list(pipeline.evaluation("test"))) == len(batches)  # afresh
 
 
+def test_another_seed_is_another_order_of_the_same_examples(digits_config):
+    """That of a pipeline made with the seed; streamed data have their seed in workers."""
+    with create(digits_config()) as one, create(digits_config(), seed=5) as other:
+        first, reseeded, expected = (next(p.train(3)) for p in (one, one.reseeded(5), other))
+    assert all(np.array_equal(reseeded[name], expected[name]) for name in expected)
+    assert not np.array_equal(reseeded["image"], first["image"])
+    with (
+        create(digits_config(in_memory="no")) as streamed,
+        pytest.raises(ValueError, match="reseeded: the data are streamed"),
+    ):
+        streamed.reseeded(5)
+
+
+def test_a_split_that_is_there_twice_is_decoded_once(digits_config, monkeypatch):
+    loaded = []
+    load = in_memory.load
+    monkeypatch.setattr(in_memory, "load", lambda source, *rest: loaded.append(len(source)) or load(source, *rest))
+    splits = {"train_split": "train[:100]", "val_split": "train[:100]", "test_split": "train[100:140]"}
+    with create(digits_config(**splits)):
+        assert sorted(loaded) == [40, 100]
+
+
 def test_digits_are_enlarged_and_coloured_at_load(digits_config):
     plain = next(create(digits_config()).train(0))["image"][0]
     fields = {"image_size": 32, "num_channels": 3, "mean": (0.5,) * 3, "std": (0.5,) * 3}

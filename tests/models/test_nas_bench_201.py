@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from arch import models
-from arch.models.classification.nas_bench_201 import BEST_CELL, EDGES, cell_operations, cell_text
+from arch.models.classification.nas_bench_201 import DEFAULT_CELL, EDGES, cell_operations, cell_text
 from tests.compiling import quick_jit
 from tests.models.checks import check_examples_reach_norms_and_dropout, random_variables
 from tests.ops.numpy_conv import convolve
@@ -73,7 +73,7 @@ def test_a_cell_as_text():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"cell": BEST_CELL.replace("skip_connect", "skip")}, "operation of the cell: unknown name 'skip'"),
+        ({"cell": DEFAULT_CELL.replace("skip_connect", "skip")}, "operation of the cell: unknown name 'skip'"),
         ({"cell": "|none~0|"}, r"cell='\|none~0\|' must have the form of \|nor_conv"),
         ({"cell": np.zeros(5, np.int32)}, r"cell of shape \(5,\) must be \(6,\), a choice for each edge"),
         ({"operations": ("none", "conv")}, "NASBench201: operations: unknown name 'conv'"),

@@ -16,7 +16,7 @@ from arch.search.spaces.cells import CellSpace
 from arch.search.trials import Job, Trial
 from configs import cli
 from configs.search import default
-from scripts import _search_report, _search_setup, _search_training
+from scripts import _search_cost, _search_report, _search_setup, _search_training
 from scripts._search_cost import Reward, configure, examples, measure_seconds, size
 from scripts._search_training import Training
 
@@ -105,7 +105,7 @@ def test_a_hard_limit_costs_nothing_and_a_soft_one_weighs(train, tmp_path):
 
 
 def test_seconds_are_measured_before_anything_is_trained(train, tmp_path, monkeypatch):
-    monkeypatch.setattr(_search_training, "measure_seconds", lambda recipe, fields: 0.02)
+    monkeypatch.setattr(_search_cost, "measure_seconds", lambda recipe, fields: 0.02)
     found = train({}, rows=ROWS, reward=Reward("seconds", limit=0.01))
     assert found.reward == -math.inf and found.metrics["seconds"] == 0.02 and not (tmp_path / "trials").exists()
 

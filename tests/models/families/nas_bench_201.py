@@ -1,7 +1,7 @@
 """NAS-Bench-201: the least and the most of the authors' tables for CIFAR-10 and -100, in millions to six digits.
 
 Their "FLOPs" are multiply-adds of convolutions and the classifier, and its biases: 7.78305 and 220.11969 million. The
-best cell has 184.73 million and 1.289 million parameters there.
+default cell has 184.73 million and 1.289 million parameters there.
 """
 
 from arch.models.classification.nas_bench_201 import EDGES, cell_text
