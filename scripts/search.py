@@ -12,6 +12,7 @@ Exit status: 0 when all is done, 1 when the loss of a one-shot search became non
 run, 75 after SIGTERM, 130 after Ctrl-C: run it again.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -38,6 +39,7 @@ from arch.search import trials
 from arch.search.run import search
 from arch.search.trials import Trial
 from arch.training import workdir
+from arch.training.preemption import StopRequest
 from arch.training.progress import duration
 from configs import cli
 from scripts import _search_report, _search_setup
@@ -87,15 +89,24 @@ def run(config: ml_collections.ConfigDict, folder: pathlib.Path, setup: _search_
         logger.info("[%d/%d] %.4f %s; best %s; ETA %s", trial.id + 1, config.num_trials, trial.reward,
                     describe(config, trial), top, eta)  # fmt: skip
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, leave)
-    try:
-        return search(
-            setup.strategy, setup.space, setup.evaluate, num_trials=config.num_trials, path=folder / "trials.jsonl",
-            seed=config.seed, executor=setup.executor, num_parallel=config.num_parallel, on_trial=say,
-        )  # fmt: skip
-    except RuntimeError as error:
-        raise ValueError(str(error)) from error
+    with contextlib.ExitStack() as stack:
+        if config.evaluator == "train":  # whose trials save where they are stopped
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, leave)
+            stop = None
+        else:  # here a program that is left in its midst takes the process down: the trials at work come to their end
+            stop = stack.enter_context(StopRequest())
+        try:
+            found = search(
+                setup.strategy, setup.space, setup.evaluate, num_trials=config.num_trials, path=folder / "trials.jsonl",
+                seed=config.seed, executor=setup.executor, num_parallel=config.num_parallel, on_trial=say,
+                stop=lambda: stop is not None and stop.signal is not None,
+            )  # fmt: skip
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
+    if stop is not None and stop.signal is not None:
+        leave(stop.signal)
+    return found
 
 
 def describe(config: ml_collections.ConfigDict, trial: Trial) -> str:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import multiprocessing
+import signal
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -67,8 +68,13 @@ class Processes:
                 self._free.append(pool)
 
     def _start(self) -> concurrent.futures.ProcessPoolExecutor:
-        # Not a fork: JAX has threads.
-        return concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        # Not a fork: JAX has threads. A terminal sends Ctrl-C to all: what to do is for the search to say.
+        return concurrent.futures.ProcessPoolExecutor(
+            1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=signal.signal,
+            initargs=(signal.SIGINT, signal.SIG_IGN),
+        )
 
     def close(self) -> None:
         """Ends all, at work or not."""

@@ -20,6 +20,7 @@ from scripts._search_cost import configure, size
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMOKE = "--config=configs/search/fields.py:smoke"
+CELLS_OF_ONE_PROGRAM = "--config=configs/search/nas_bench_201.py:smoke,strategy=random"
 CELLS = "--config=configs/search/cells.py:smoke,strategy=random"
 
 
@@ -78,6 +79,28 @@ def test_stopped_in_a_trial_it_goes_on_to_the_same(finished, tmp_path):
     assert len(trials.read(tmp_path / "run" / "trials.jsonl")) == 1
     assert run(tmp_path / "run").returncode == 0
     assert without_clock(tmp_path / "run") == without_clock(finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--config.executor=processes", "--config.num_parallel=2"]])
+def test_ctrl_c_lets_the_trials_of_one_program_come_to_their_end(tmp_path, flags):
+    """Sent to all processes, as a terminal does; none has failed, and the same command goes on."""
+    flags, cells = [*flags, "--config.num_trials=6"], {"config": CELLS_OF_ONE_PROGRAM}
+    process = subprocess.Popen(
+        command(tmp_path / "run", *flags, **cells), cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    end = time.monotonic() + 240
+    while not trials.read(tmp_path / "run" / "trials.jsonl"):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and "stopped; the same command goes on" in errors, errors
+    found = trials.read(tmp_path / "run" / "trials.jsonl")
+    assert 1 <= len(found) < 6 and all(trial.succeeded for trial in found.values())
+    assert run(tmp_path / "run", *flags, **cells).returncode == 0
+    again = trials.read(tmp_path / "run" / "trials.jsonl")
+    assert sorted(again) == list(range(6)) and all(again[number] == found[number] for number in found)
 
 
 @pytest.mark.slow
