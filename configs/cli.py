@@ -65,7 +65,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
             return flags.FLAGS(list(argv))
         fields = _check_config(argv)
         # In place: config_flags reads sys.argv too, to find the fields that it shall set.
-        sys.argv[:] = [item for item in argv if item not in fields]
+        sys.argv[:] = [item for item in with_one_recipe(argv) if item not in fields]
         rest = flags.FLAGS(list(sys.argv))
         for path, value in fields.values():
             node = flags.FLAGS["config"].value
@@ -78,14 +78,26 @@ def _parse(argv: Sequence[str]) -> list[str]:
         sys.exit(fail(str(error).removeprefix("flag ")))
 
 
+def with_one_recipe(argv: Sequence[str]) -> list[str]:
+    """The arguments with the last --config alone: config_flags defines the fields of each, and fails at the second."""
+    dropped = {place for places, _ in _recipes(argv)[:-1] for place in places}
+    return [item for place, item in enumerate(argv) if place not in dropped]
+
+
 def _config_argument(argv: Sequence[str]) -> str | None:
     """The value of the last --config, as absl has it."""
-    value = None
+    return next((value for _, value in reversed(_recipes(argv))), None)
+
+
+def _recipes(argv: Sequence[str]) -> list[tuple[range, str | None]]:
+    """The places that each --config takes, one or two, and its value."""
+    found = []
     for i, item in enumerate(argv):
         name, equals, text = item.lstrip("-").partition("=")
         if item.startswith("-") and name == "config":
             value = text if equals else next(iter(argv[i + 1 : i + 2]), None)
-    return value
+            found.append((range(i, i + 1 if equals else i + 2), value))
+    return found
 
 
 def _check_config(argv: Sequence[str]) -> dict[str, tuple[list[str], Any]]:

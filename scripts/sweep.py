@@ -88,7 +88,8 @@ def main(arguments: Sequence[str]) -> int:
         place = folder / point.name
         config = point.config.to_dict()
         workdir.check(str(place), config, defaults)
-        command = [sys.executable, str(ROOT / "train.py"), *shared, *point.flags, f"--workdir={place}"]
+        given = cli.with_one_recipe([*shared, *point.flags])  # a point may have a recipe of its own
+        command = [sys.executable, str(ROOT / "train.py"), *given, f"--workdir={place}"]
         identity = workdir.identity(config, defaults)
         jobs.append(Job(point.name, place, command, num_steps, identity, point.overrides, results))
     write_record(folder, points, jobs)

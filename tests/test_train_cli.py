@@ -205,7 +205,15 @@ def test_a_non_finite_loss_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_p
 @pytest.mark.slow
 def test_open_fields_reach_their_class(tmp_path, data_dir):
     flags = ("--config.num_steps=1", "--config.model.norm.name=group_norm", "--config.model.fields.variant=torchvision")
-    result = run(TINY, f"--workdir={tmp_path / 'run'}", data_dir, *flags, "--config.model.norm.fields.num_groups=2")
+    # Of two recipes the last one, as in a sweep whose points have their own.
+    result = run(
+        "--config=configs/xception.py",
+        TINY,
+        f"--workdir={tmp_path / 'run'}",
+        data_dir,
+        *flags,
+        "--config.model.norm.fields.num_groups=2",
+    )
     assert result.returncode == 0, result.stderr
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["model"]["norm"]["fields"] == {"num_groups": 2}

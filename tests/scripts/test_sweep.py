@@ -16,7 +16,7 @@ import time
 import pytest
 
 from arch.training.logbook import read_rows
-from configs import default, shufflenet_v2
+from configs import cli, default, shufflenet_v2
 from configs.sweeps import grid
 from scripts import plot
 from scripts._sweep_job import Job
@@ -97,6 +97,8 @@ def test_a_point_may_have_a_recipe_of_its_own():
     assert (point.config.model.name, point.config.data.name) == ("mobilenet_v2", "fashion_mnist")
     with pytest.raises(ValueError, match=r"no file configs/mobilenet_v3\.py; did you mean configs/mobilenet_v2"):
         expand(default.get_config(), [{"config": "configs/mobilenet_v3.py"}])
+    command = ["--config", "configs/xception.py", "--debug", *points[1].flags]
+    assert cli.with_one_recipe(command) == ["--debug", *points[1].flags]
 
 
 def test_points_of_one_config_run_once_and_the_command_line_wins():
