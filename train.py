@@ -39,7 +39,7 @@ from arch.norm.weight import initialize_from_batch
 from arch.ops.stochastic import example_keys
 from arch.optim.noise_scale import noise_scale
 from arch.training import metrics, workdir
-from arch.training.checkpoint import Checkpointer, to_devices, to_host
+from arch.training.checkpoint import Checkpointer, is_news, to_devices, to_host
 from arch.training.logbook import Logbook
 from arch.training.preemption import StopRequest
 from arch.training.processes import from_main_host, join, leave_others
@@ -70,6 +70,7 @@ def main() -> int:
     config = CONFIG.value
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     absl_logging.set_verbosity(absl_logging.WARNING)  # of Orbax and TFDS, which say much
+    absl_logging.get_absl_logger().addFilter(is_news)
     logging.getLogger().setLevel(logging.WARNING)
     join_cluster()
     with StopRequest() as stop:  # from here on a signal waits for the first place where the run can be left

@@ -26,6 +26,11 @@ BEST_METRIC = "val/accuracy"
 NOT_VALIDATED = -1.0  # stands in for BEST_METRIC at steps without an evaluation, behind all that have one
 
 
+def is_news(record: logging.LogRecord) -> bool:
+    """A filter of absl's log: false for what Orbax logs, with a traceback, of an error that `Checkpointer` raises."""
+    return not (record.exc_info and pathlib.Path(ocp.__file__).parent in pathlib.Path(record.pathname).parents)
+
+
 def to_host(state: Any) -> Any:
     """The first device's copy of a replicated pytree, as NumPy arrays; every process gets its own."""
     return jax.device_get(jax_utils.unreplicate(state))

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from absl import logging as absl_logging
+from orbax.checkpoint._src.checkpointers import async_checkpointer
 
-from arch.training.checkpoint import Checkpointer, digest, flatten, to_devices, to_host, unflatten
+from arch.training.checkpoint import Checkpointer, digest, flatten, is_news, to_devices, to_host, unflatten
 
 
 def state(seed=0):
@@ -144,6 +146,31 @@ def test_all_broken_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="none of the 2 checkpoints"):
         restore(tmp_path, state(0))
     assert steps(tmp_path) == [1, 2]
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_a_save_that_fails_in_the_background_is_told_once(tmp_path, monkeypatch, caplog, filtered):
+    """By what is raised. Orbax logs it too, with a traceback, which may come after the line of who lost a host."""
+    commit = async_checkpointer._background_wait_for_commit_futures
+
+    def fail(*args, **options):
+        commit(*args, **options)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(async_checkpointer, "_background_wait_for_commit_futures", fail)
+    log = absl_logging.get_absl_logger()
+    log.addHandler(caplog.handler)
+    if filtered:
+        log.addFilter(is_news)
+    try:
+        checkpointer = Checkpointer(str(tmp_path))
+        checkpointer.save(1, state())
+        with pytest.raises(OSError, match="No space left"):
+            checkpointer.close()
+    finally:
+        log.removeFilter(is_news)
+        log.removeHandler(caplog.handler)
+    assert ("Traceback" in caplog.text) is not filtered
 
 
 def test_leftovers_of_a_killed_save_are_removed(tmp_path):
