@@ -1,6 +1,7 @@
 """The points of a sweep: read from its file, applied to a recipe, and checked before any of them runs."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import logging
@@ -14,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from flax import linen as nn
 
 from arch import AXIS_NAME, models, optim
 from arch.errors import unknown_name
-from arch.training.state import create_state
+from arch.training.state import TrainState, create_state
 from arch.training.step import make_train_step
 from configs import cli
 from input_pipeline.pipeline import device_preprocess
@@ -186,6 +188,19 @@ def trace(
     config: ml_collections.ConfigDict, tx: optax.GradientTransformation, num_classes: int, num_devices: int
 ) -> None:
     """Traces the training step that train.py would compile: names, fields and shapes fit together."""
+    _, make_state, step = program(config, tx, num_classes)
+
+    def first_step(batch: dict[str, jax.Array]) -> Any:
+        return jax.vmap(step, in_axes=(None, 0), axis_name=AXIS_NAME)(make_state(), batch)
+
+    with jax.enable_x64(config.model.dtype == "float64"):
+        jax.eval_shape(first_step, batch_shapes(config, num_devices))
+
+
+def program(
+    config: ml_collections.ConfigDict, tx: optax.GradientTransformation, num_classes: int
+) -> tuple[nn.Module, Callable[[], TrainState], Callable[..., TrainState]]:
+    """(the network, what makes the first state, the training step for a device), with images not augmented."""
     model = models.from_config(config.model, num_classes)
     step = make_train_step(
         model,
@@ -197,26 +212,30 @@ def trace(
         ema_decay=config.ema_decay,
         num_steps=1,
     )
-    shape = (config.data.image_size, config.data.image_size, config.data.num_channels)
+    make_state = functools.partial(
+        create_state,
+        model,
+        tx,
+        seed=config.seed,
+        image_shape=image_shape(config),
+        num_classes=num_classes,
+        dtype=jnp.dtype(config.model.dtype),
+        keep_ema=config.ema_decay > 0,
+        measure_noise=config.measure_noise,
+    )
+    return model, make_state, step
+
+
+def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
+    """Height, width and channels of the images of a recipe."""
+    return (config.data.image_size, config.data.image_size, config.data.num_channels)
+
+
+def batch_shapes(config: ml_collections.ConfigDict, num_devices: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of a batch of a training step, on so many devices."""
     leading = (num_devices, config.global_batch_size // num_devices)
-    batch = {
-        "image": jax.ShapeDtypeStruct((*leading, *shape), jnp.uint8),
+    return {
+        "image": jax.ShapeDtypeStruct((*leading, *image_shape(config)), jnp.uint8),
         "label": jax.ShapeDtypeStruct(leading, jnp.int32),
         "weight": jax.ShapeDtypeStruct(leading, jnp.float32),
     }
-
-    def first_step(batch: dict[str, jax.Array]) -> Any:
-        state = create_state(
-            model,
-            tx,
-            seed=config.seed,
-            image_shape=shape,
-            num_classes=num_classes,
-            dtype=jnp.dtype(config.model.dtype),
-            keep_ema=config.ema_decay > 0,
-            measure_noise=config.measure_noise,
-        )
-        return jax.vmap(step, in_axes=(None, 0), axis_name=AXIS_NAME)(state, batch)
-
-    with jax.enable_x64(config.model.dtype == "float64"):
-        jax.eval_shape(first_step, batch)

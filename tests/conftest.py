@@ -18,6 +18,12 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure(config):
+    """The fast tests are thousands of small programs, most of whose time is LLVM's; the slow ones are as users run."""
+    if "not slow" in config.option.markexpr:
+        os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+
+
 @pytest.fixture
 def x64():
     """float64 for one test."""
