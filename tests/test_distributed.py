@@ -114,13 +114,14 @@ def test_four_hosts_of_one_device_train_to_the_parameters_of_one(tmp_path, data_
 
 def test_two_hosts_agree_on_where_to_stop(tmp_path, data_dir, one_device):
     workdir = tmp_path / "run"
-    hosts = start_hosts(workdir, data_dir)
+    flags = ("--config.checkpoint_every_steps=1",)  # slows them down: the signal must come well before the last step
+    hosts = start_hosts(workdir, data_dir, flags=flags)
     wait_for(hosts[0], lambda: saved_steps(workdir), timeout=600)
     hosts[1].send_signal(signal.SIGTERM)
     outputs = finish(hosts)
     assert [host.returncode for host in hosts] == [75, 75], outputs
     assert max(saved_steps(workdir)) < 12
-    hosts = start_hosts(workdir, data_dir)
+    hosts = start_hosts(workdir, data_dir, flags=flags)
     outputs = finish(hosts)
     assert [host.returncode for host in hosts] == [0, 0], outputs
     assert_same(workdir, one_device)
