@@ -105,7 +105,9 @@ def _evaluator(config: ml_collections.ConfigDict, folder: pathlib.Path, space: A
         )
     if config.evaluator == "one_program":
         return OneProgramTraining(**common, operations=space.operations, reward=reward)
-    return Lookup(Table.read(pathlib.Path(config.table), config.metric), reward)
+    table = Table.read(pathlib.Path(config.table), config.metric)
+    table.check(space)
+    return Lookup(table, reward)
 
 
 def _call(owner: str, make: Callable[[Mapping[str, Any]], Any], fields: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import json
 import statistics
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arch.search import trials
+from arch.search.space import Space
 from arch.search.trials import Evaluation, Job, Trial
 
 
@@ -40,6 +42,18 @@ class Table:
             if metric != "reward" and trial.succeeded and metric not in trial.metrics:
                 raise ValueError(f"Table: metric={metric} must be one of trial {trial.id}'s {list(trial.metrics)}")
         return cls({key: tuple(group) for key, group in rows.items()}, metric)
+
+    def check(self, space: Space) -> None:
+        """That all is there which a search of the space may ask for.
+
+        Args:
+          space: whose `choices` are any combination of them.
+
+        Raises:
+          ValueError: an architecture is missing.
+        """
+        for code in itertools.product(*map(range, space.choices)):
+            self._known(space.to_json(space.decode(code)))
 
     def __call__(self, job: Job) -> Evaluation:
         """One of the architecture's trials, by the job's seed; its cost is what it took then, in seconds.

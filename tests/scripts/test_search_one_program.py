@@ -15,6 +15,7 @@ from arch.search.spaces.nas_bench_201 import CONNECT, NASBench201Space
 from arch.search.tabular import Table
 from arch.search.trials import Job
 from configs import cli
+from scripts import _search_setup
 from scripts._search_cost import Reward
 from scripts._search_one_program import Candidates, OneProgramTraining
 from scripts._search_table import Lookup
@@ -96,3 +97,6 @@ def test_a_trial_is_looked_up_and_weighed(tmp_path):
     found = [lookup(Job(number, cell, seed=3)) for number, cell in enumerate(cells)]
     assert [(one.reward, one.cost) for one in found] == [(-math.inf, 0.0), (0.8, 4.0)]
     assert Lookup(table, Reward())(Job(0, CELL, seed=3)).reward == 0.9
+    config = importlib.import_module("configs.search.nas_bench_201").get_config(f"table={tmp_path / 'trials.jsonl'}")
+    with pytest.raises(ValueError, match=r"Table: architecture='\|none~0\|.* must be one of the table's"):
+        _search_setup.create(config, tmp_path)  # before the first trial

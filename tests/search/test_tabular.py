@@ -59,6 +59,9 @@ def test_what_is_no_table(path, tmp_path):
         Table.read(path, "val/accuracy")
     with pytest.raises(ValueError, match=r"architecture=\[2, 0\] must be one of the table's"):
         Table.read(path)(Job(0, [2, 0], 0))
+    Table.read(path).check(SPACE)
+    with pytest.raises(ValueError, match=r"architecture=\[0, 3\] must be one of the table's"):
+        Table.read(path).check(CategoricalSpace((2, 4)))
 
 
 def test_the_cells_of_nas_bench_201():
