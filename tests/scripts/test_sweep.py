@@ -31,7 +31,7 @@ NUM_POINTS = {
     "normalization": 72,
     "normalization_rates": 34,
     "normalization_devices": 2,
-    "architectures": 29,
+    "architectures": 35,
     "large_batch": 60,
     "large_batch_rates": 10,
 }
