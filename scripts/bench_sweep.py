@@ -204,22 +204,28 @@ def cells_of(row: Mapping[str, Any], accuracies: Sequence[float]) -> list[str]:
 def draw(rows: Sequence[Mapping[str, Any]], accuracies: Mapping[str, Sequence[float]], path: Path) -> None:
     """Accuracy against MACs, and against the time of an image in inference and in training."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-    figure = Figure(figsize=(12.0, 5.0), layout="constrained")
+    figure = Figure(figsize=(12.5, 4.8), layout="constrained")
     panels = {
-        "MACs of an image": lambda row: row["macs"],
+        "million MACs of an image": lambda row: row["macs"] / 1e6,
         "microseconds of an image, inference": lambda row: 1e3 * row["ms"]["inference"] / row["batch"],
         "microseconds of an image, training": lambda row: 1e3 * row["ms"]["training"] / row["batch"],
     }
     for axes, (title, x) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
-        for row in rows:
+        for number, row in enumerate(rows, start=1):
             mean = statistics.fmean(accuracies[row["network"]])
-            axes.plot(x(row), mean, "o", markersize=4)
-            axes.annotate(row["network"], (x(row), mean), (3, 3), textcoords="offset points", fontsize=7)
+            axes.plot(x(row), mean, "o", markersize=4, color=f"C{number % 10}", label=f"{number}  {row['network']}")
+            axes.annotate(str(number), (x(row), mean), (4, 3), textcoords="offset points", fontsize=8)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.set_xlabel(title)
+        axes.margins(x=0.1)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("test: top-1 accuracy, %")
+    figure.axes[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1)
     figure.savefig(path, dpi=120, format="png")
 
 
