@@ -12,7 +12,8 @@ tenfold after 30 and 60, weight decay 1e-4 of all parameters); top-1 69.8% publi
 CIFAR is the papers' recipe: of ResNet, section 4.2, 64,000 steps of 128 images, rate 0.1 that falls tenfold after
 32,000 and 48,000, weight decay 1e-4, where 110 layers start with 400 steps below 0.1 (here a ramp from 0.01); of
 ResNeXt, section 5.3 and appendix A, 300 epochs, falls after 150 and 225, weight decay 5e-4. Error on CIFAR-10 of 20,
-32, 44, 56, 110 layers: 8.75, 7.51, 7.17, 6.97, 6.43%; of ResNeXt-29 8x64d, 16x64d: 3.65, 3.58%. Here: not yet run.
+32, 44, 56, 110 layers: 8.75, 7.51, 7.17, 6.97, 6.43%; of ResNeXt-29 8x64d, 16x64d: 3.65, 3.58%. Here: not yet run;
+small on Fashion-MNIST: docs/architectures.md.
 """
 
 from collections.abc import Callable
