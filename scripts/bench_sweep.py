@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a checkout
 
@@ -42,6 +42,13 @@ METRIC = "test/accuracy"
 HEAD = ("network", f"{METRIC}, %", "runs", "params", "MACs", "training, images/s", "inference, images/s")
 
 
+class Network(NamedTuple):
+    """What runs trained that differ in their seed alone: the first of them, and the final accuracies of all, in %."""
+
+    point: Point
+    accuracies: list[float]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: all is timed; 1: one line on stderr says why not; 130: interrupted, what is done is written."""
     parser = _results.LineParser("bench_sweep", __doc__)
@@ -55,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         header = {"record": "sweep_run", **_timing.environment(), "rounds": args.rounds}
         log = _results.Log(args.json, header, key=("network",))
         rows = measure_all(networks, log, args.rounds)
-        for path in write(args.results, rows, args.out or f"{args.results.with_suffix('')}_costs"):
+        for path in write(networks, rows, args.out or f"{args.results.with_suffix('')}_costs"):
             print(path)
     except (ValueError, OSError) as error:
         return _results.complain("bench_sweep", error)
@@ -65,22 +72,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def networks_of(path: Path) -> dict[str, Point]:
-    """{label: a run} of the results of a sweep, the first of those that differ in their seed alone.
+def networks_of(path: Path) -> dict[str, Network]:
+    """{label: network} of the results of a sweep; those that differ in their seed alone are one.
 
     Raises:
-      ValueError: there are no results, or their points have no recipe of their own.
+      ValueError: there are no results, or some without a recipe of their own or without METRIC.
     """
     results = read(path)
     if not results:
         raise ValueError(f"{path} has no results; write it with scripts/sweep.py --results={path}")
     if any(RECIPE not in result.overrides for result in results):
         raise ValueError(f"{path}: its points do not name their recipe, as those of configs/sweeps/architectures.py do")
+    if any(METRIC not in result.rows[-1] for result in results):
+        raise ValueError(f"{path}: its runs have no {METRIC}; set config.data.test_split")
     fields = telling_fields([result.overrides for result in results])
     points = expand(default.get_config(), [result.overrides for result in results])
-    found: dict[str, Point] = {}
+    found: dict[str, Network] = {}
     for result, point in zip(results, points, strict=True):
-        found.setdefault(label(result.overrides, fields), point)
+        network = found.setdefault(label(result.overrides, fields), Network(point, []))
+        network.accuracies.append(100 * result.rows[-1][METRIC])
     return found
 
 
@@ -91,15 +101,15 @@ def label(overrides: Mapping[str, Any], fields: Sequence[str]) -> str:
     return ", ".join([recipe, *(f"{name.rpartition('.')[2]}={overrides[name]}" for name in names)])
 
 
-def measure_all(networks: Mapping[str, Point], log: _results.Log, rounds: int) -> list[dict[str, Any]]:
+def measure_all(networks: Mapping[str, Network], log: _results.Log, rounds: int) -> list[dict[str, Any]]:
     """The records of all networks, those of the log as they are."""
     rows = []
     if any((name,) not in log.done for name in networks) and (warning := _timing.warning()):
         print(warning, flush=True)
-    for number, (name, point) in enumerate(networks.items(), start=1):
+    for number, (name, network) in enumerate(networks.items(), start=1):
         start, row = time.perf_counter(), log.done.get((name,))
         if row is None:
-            row = {"record": "network", "network": name, **measure(point, rounds)}
+            row = {"record": "network", "network": name, **measure(network.point, rounds)}
             log.append(row)
         spent = _results.clock(time.perf_counter() - start)
         print(f"[{number}/{len(networks)}] {line(row)}, in {spent}", flush=True)
@@ -109,7 +119,17 @@ def measure_all(networks: Mapping[str, Point], log: _results.Log, rounds: int) -
 
 def measure(point: Point, rounds: int) -> dict[str, Any]:
     """Parameters and MACs of a network, and milliseconds of its training step and of its inference."""
-    config = point.config
+    config, devices = point.config, jax.local_device_count()
+    if config.global_batch_size % devices:
+        raise ValueError(
+            f"{point.name}: global_batch_size={config.global_batch_size} must be a multiple of the {devices}"
+            " devices here; show JAX fewer"
+        )
+    with jax.enable_x64(config.model.dtype == "float64"):
+        return _measure(config, rounds)
+
+
+def _measure(config: Any, rounds: int) -> dict[str, Any]:
     data = config.data
     num_classes = open_source(data.name, data.dir, data.train_split).num_classes
     model, make_state, step = program(config, optimizer(config), num_classes)
@@ -168,26 +188,16 @@ def line(row: Mapping[str, Any]) -> str:
     return f"{row['network']}: {row['params']:,} parameters, {row['macs']:,} MACs, {times}"
 
 
-def write(results: Path, rows: Sequence[Mapping[str, Any]], out: str) -> list[Path]:
+def write(networks: Mapping[str, Network], rows: Sequence[Mapping[str, Any]], out: str) -> list[Path]:
     """Makes the table and the figure, best accuracy first; returns their paths."""
-    accuracies = accuracies_of(results)
+    accuracies = {name: network.accuracies for name, network in networks.items()}
     rows = sorted(rows, key=lambda row: -statistics.fmean(accuracies[row["network"]]))
     table, figure = Path(f"{out}.md"), Path(f"{out}.png")
-    cells = [HEAD, ["---"] * len(HEAD), *([*cells_of(row, accuracies[row["network"]])] for row in rows)]
+    cells = [HEAD, ["---"] * len(HEAD), *(cells_of(row, accuracies[row["network"]]) for row in rows)]
     table.parent.mkdir(parents=True, exist_ok=True)
     table.write_text("".join(f"| {' | '.join(row)} |\n" for row in cells))
     draw(rows, accuracies, figure)
     return [table, figure]
-
-
-def accuracies_of(path: Path) -> dict[str, list[float]]:
-    """{label: the final accuracies of its runs, in %}."""
-    results = read(path)
-    fields = telling_fields([result.overrides for result in results])
-    found: dict[str, list[float]] = {}
-    for result in results:
-        found.setdefault(label(result.overrides, fields), []).append(100 * result.rows[-1][METRIC])
-    return found
 
 
 def cells_of(row: Mapping[str, Any], accuracies: Sequence[float]) -> list[str]:

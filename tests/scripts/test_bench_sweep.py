@@ -58,6 +58,10 @@ def test_each_network_is_measured_once_and_the_best_comes_first(tmp_path, capsys
     [
         ("", "has no results; write it with scripts/sweep.py --results="),
         ('{"name": "a", "identity": "b", "num_steps": 1, "overrides": {}, "rows": []}\n', "do not name their recipe"),
+        (
+            '{"name": "a", "identity": "b", "num_steps": 1, "overrides": {"config": "x.py"}, "rows": [{"step": 1}]}\n',
+            "have no test/accuracy; set config.data.test_split",
+        ),
         ("{}\n", "is no file of --results"),
     ],
 )
