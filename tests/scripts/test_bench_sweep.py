@@ -70,3 +70,11 @@ def test_what_is_not_such_a_file_is_one_line(tmp_path, capsys, text, words):
     path.write_text(text)
     assert bench_sweep.main([str(path)]) == 1
     assert words in (error := capsys.readouterr().err) and error.count("\n") == 1
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_one_line(tmp_path, capsys):
+    overrides = {"config": "tests/recipes/tiny.py", "global_batch_size": 12}
+    row = {"name": "a", "identity": "b", "num_steps": 1, "overrides": overrides, "rows": [{"test/accuracy": 0.5}]}
+    (tmp_path / "runs.jsonl").write_text(json.dumps(row))
+    assert bench_sweep.main([str(tmp_path / "runs.jsonl")]) == 1
+    assert "global_batch_size=12 must be a multiple of the 8 devices here" in capsys.readouterr().err
