@@ -3,7 +3,7 @@
 import fcntl
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from arch.training import workdir
@@ -18,7 +18,7 @@ class Result(NamedTuple):
       identity: of its config, from `workdir.identity`.
       num_steps: that it took.
       overrides: of the point.
-      rows: of metrics.jsonl, those with evaluations.
+      rows: of metrics.jsonl, those with evaluations, each with the training metrics that were logged last.
     """
 
     name: str
@@ -44,6 +44,16 @@ def read(path: pathlib.Path) -> list[Result]:
     return list(found.values())
 
 
+def evaluations(rows: Iterable[Mapping[str, float]]) -> list[dict[str, float]]:
+    """The rows with evaluations, each with the training metrics of its own step or else those logged last before it."""
+    found, training = [], {}
+    for row in rows:
+        training |= {name: value for name, value in row.items() if name.startswith("train/")}
+        if any(name.startswith(("val/", "test/")) for name in row):
+            found.append({**training, **row})
+    return found
+
+
 class Results:
     """The file that a sweep writes to and goes on from.
 
@@ -66,12 +76,11 @@ class Results:
         """Keeps the evaluations of a run that has finished in its folder; a run that is there already is left alone."""
         if self._path is None or self.has(identity):
             return
-        rows = read_rows(folder / "metrics.jsonl")
-        evaluations = [row for row in rows if any(key.startswith(("val/", "test/")) for key in row)]
+        rows = evaluations(read_rows(folder / "metrics.jsonl"))
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(f"{self._path}.lock", "w") as lock:  # another sweep may write here too
             fcntl.flock(lock, fcntl.LOCK_EX)
-            self._write(Result(name, identity, num_steps, dict(overrides), evaluations))
+            self._write(Result(name, identity, num_steps, dict(overrides), rows))
 
     def _write(self, new: Result) -> None:
         self._known = {**self._read(), new.name: new}

@@ -22,7 +22,7 @@ from scripts import plot
 from scripts._sweep_job import Job
 from scripts._sweep_launchers import LocalRuns, print_commands, run_locally
 from scripts._sweep_points import check_point, expand, load
-from scripts._sweep_results import Results, read
+from scripts._sweep_results import Results, evaluations, read
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOT_SWEEPS = {"__init__", "grid"}
@@ -336,6 +336,19 @@ def test_results_outlive_the_folders(tmp_path):
     assert [(result.name, result.identity) for result in read(file)] == [("x", "b"), ("y", "a")]
     assert plot.main([str(file)]) == 0
     assert "| 2 | 0.5000 ± 0.0000 |" in (tmp_path / "results.md").read_text()
+
+
+def test_an_evaluation_keeps_the_training_metrics_logged_last():
+    rows = [
+        {"step": 1, "train/loss": 3.0, "train/noise_scale": 8.0},
+        {"step": 2, "train/loss": 2.0},
+        {"step": 3, "val/loss": 2.5},
+        {"step": 4, "train/loss": 1.0, "test/loss": 1.5},
+    ]
+    assert evaluations(rows) == [
+        {"step": 3, "val/loss": 2.5, "train/loss": 2.0, "train/noise_scale": 8.0},
+        {"step": 4, "test/loss": 1.5, "train/loss": 1.0, "train/noise_scale": 8.0},
+    ]
 
 
 def test_a_file_of_other_things_is_refused(tmp_path):
