@@ -5,7 +5,7 @@
     python scripts/plot.py docs/large_batch_rates.jsonl --x=schedule.base_learning_rate --by=optimizer.name \\
         --metric=val/accuracy
 
-The best of each goes into BASE_LEARNING_RATES there. The test split is not looked at. Not yet run.
+The best of each goes into BASE_LEARNING_RATES there. The test split is not looked at.
 """
 
 from configs.sweeps import grid, large_batch
