@@ -18,7 +18,9 @@ from ml_collections import config_flags
 flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
 
 # Their fields belong to the class that `name` beside them chooses, which refuses those that it does not have.
-OPEN_GROUPS = ("model.fields", "model.norm.fields")
+OPEN_GROUPS = ("model.fields", "model.norm.fields", "strategy.fields", "supernet")
+# Of searches. Their fields may be dotted paths of fields of a recipe.
+DOTTED_GROUPS = ("overrides", "space.fields")
 
 USAGE_ERROR = 2  # exit status of a command line, or a config, that cannot be run
 
@@ -103,7 +105,8 @@ def _recipes(argv: Sequence[str]) -> list[tuple[range, str | None]]:
 def _check_config(argv: Sequence[str]) -> dict[str, tuple[list[str], Any]]:
     """Says in one line what config_flags would say in a traceback.
 
-    Returns the flags that set a new field of an open group, {flag: (path, value)}: config_flags does not know them.
+    Returns the flags that config_flags does not know, {flag: (path, value)}: a new field of an open group, and all of
+    those that may be dotted.
     """
     argument = _config_argument(argv)
     if not argument:
@@ -113,14 +116,29 @@ def _check_config(argv: Sequence[str]) -> dict[str, tuple[list[str], Any]]:
     for item in argv:
         if item.startswith(("--config.", "-config.")):
             flag, equals, text = item.lstrip("-").partition("=")
-            *group, name = flag.split(".")[1:]
-            if ".".join(group) in OPEN_GROUPS and name not in operator.attrgetter(".".join(group))(config):
-                if not equals:
-                    raise ValueError(f"--{flag}: write its value behind an equals sign, --{flag}=VALUE")
-                fields[item] = ([*group, name], literal(text))
-            else:
+            path = _path(config, flag.split(".")[1:])
+            if path is None:
                 check_field(config, flag)
+            elif not equals:
+                raise ValueError(f"--{flag}: write its value behind an equals sign, --{flag}=VALUE")
+            else:
+                fields[item] = (path, literal(text))
     return fields
+
+
+def _path(config: ml_collections.ConfigDict, parts: list[str]) -> list[str] | None:
+    """The keys to a field that config_flags does not know; None of one that it knows, or that cannot be."""
+    node = config
+    for place, part in enumerate(parts):
+        group = ".".join(parts[:place])
+        if group in DOTTED_GROUPS:
+            return [*parts[:place], ".".join(parts[place:])]
+        if group in OPEN_GROUPS and place == len(parts) - 1 and part not in node:
+            return parts
+        if not isinstance(node, ml_collections.ConfigDict) or part not in node:
+            return None
+        node = node[part]
+    return None
 
 
 def load_recipe(argument: str) -> ml_collections.ConfigDict:

@@ -1,6 +1,6 @@
 """What a search leaves at its end: the best as a recipe, a picture of its cells, and the curves of the searches."""
 
-import math
+import itertools
 import pathlib
 import pprint
 from collections.abc import Mapping, Sequence
@@ -66,9 +66,11 @@ def write_best(config: ml_collections.ConfigDict, folder: pathlib.Path, best: Tr
         write_start(folder / "trials" / f"{best.id:04d}", [], pathlib.Path(fields["init_from"]))
     told = f"Trial {best.id} of a search: reward {best.reward:.4f}, the highest of {count}."
     path = write_recipe(folder, told, config.recipe, fields)
+    title = f"{folder.name}: trial {best.id}, {label(config)} {best.reward:.4f}"
     if config.space.name == "cells":
-        title = f"{folder.name}: trial {best.id}, {label(config)} {best.reward:.4f}"
         _cell_picture.draw(genotypes.from_json(best.architecture), folder / "best_cell.png", title)
+    elif config.space.name == "nas_bench_201":
+        _cell_picture.draw_nas_bench_201(best.architecture, folder / "best_cell.png", title)
     return path
 
 
@@ -101,7 +103,7 @@ def unit(config: ml_collections.ConfigDict) -> str:
 
 
 def plot(searches: Mapping[str, Mapping[int, Trial]], path: pathlib.Path, name: str, unit: str) -> None:
-    """The best so far of each search against the cost of its trials, added up in the order of proposals.
+    """The best so far of each search against what its trials took, added up in the order of proposals: cost and time.
 
     Args:
       searches: trials by id, by the name of the search.
@@ -114,21 +116,21 @@ def plot(searches: Mapping[str, Mapping[int, Trial]], path: pathlib.Path, name: 
     matplotlib.use("Agg", force=False)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
     for search, found in searches.items():
-        spent, best, points = 0.0, -math.inf, []
-        for _, trial in sorted(found.items()):
-            spent, best = spent + trial.cost, max(best, trial.reward)
-            points.append((spent, best))
-        if not points:
+        told = [trial for _, trial in sorted(found.items())]
+        rewards = [trial.reward for trial in told]
+        if not told:
             continue
-        costs, bests = zip(*points, strict=True)
-        (line,) = axes.step(costs, bests, where="post", label=search)
-        rewards = [trial.reward for _, trial in sorted(found.items())]
-        axes.plot(costs, rewards, ".", color=line.get_color(), alpha=0.4)
-    axes.set_xlabel(unit)
-    axes.set_ylabel(f"{name}, best so far")
-    axes.grid(alpha=0.3)
-    axes.legend()
+        bests = list(itertools.accumulate(rewards, max))
+        for axes, spent in ((left, [trial.cost for trial in told]), (right, [trial.seconds for trial in told])):
+            spent = list(itertools.accumulate(spent))
+            (line,) = axes.step(spent, bests, where="post", label=search)
+            axes.plot(spent, rewards, ".", color=line.get_color(), alpha=0.4)
+    left.set(xlabel=unit, ylabel=f"{name}, best so far")
+    right.set_xlabel("seconds of this machine, of all trials")
+    left.legend()
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120, format="png")

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import os
 import pathlib
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 import jax
 
 from arch.search.trials import Evaluation, Job
-from arch.training.cluster import INTERRUPTED, NON_FINITE, RESUME_ME
+from arch.training.cluster import INTERRUPTED, NON_FINITE, PARENT, RESUME_ME
 from arch.training.logbook import read_rows
 from scripts._search_cost import Reward, examples, known
 
@@ -82,7 +83,8 @@ class Training:
         command = [sys.executable, str(ROOT / "train.py"), f"--config={self.recipe}", f"--workdir={place}"]
         command += [f"--config.{name}={value}" for name, value in fields.items()]
         with open(f"{place}.txt", "w") as log, _Stopping() as stopping:
-            child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
+            environment = os.environ | {PARENT: str(os.getpid())}  # or it would hold the folder after a SIGKILL here
+            child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment)
             status = stopping.wait(child)
         if not status:
             return True

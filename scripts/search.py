@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))  # run from a checkout
 
 from arch.training.host import prepare_host
 
-if __name__ == "__main__":
+if __name__ in ("__main__", "__mp_main__"):  # here, and in the processes that evaluate
     prepare_host()  # now, before JAX has threads
 
 import jax
@@ -77,7 +77,7 @@ def run(config: ml_collections.ConfigDict, folder: pathlib.Path, setup: _search_
     """All trials; says of each what it came to, the best so far, and how long the rest will take."""
     known = trials.read(folder / "trials.jsonl")
     start, made, best = time.monotonic(), 0, trials.best(list(known.values()))
-    left = config.num_trials - len(known)
+    left = sum(number not in known for number in range(config.num_trials))
     logger.info("%d of %d trials, of a space of %.4g, in %s", left, config.num_trials, setup.space.size, folder)
 
     def say(trial: Trial, num_told: int) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from arch import models, optim
-from configs import common, default, shufflenet_v2
+from configs import cli, common, default, shufflenet_v2
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOT_RECIPES = {"__init__", "default", "common", "cli"}
@@ -87,6 +87,17 @@ def test_a_recipe_builds_its_network_and_optimiser(name, arg):
     jax.eval_shape(tx.init, variables["params"])
     assert float(schedule(1)) > 0
     assert len(config.data.mean) == len(config.data.std) == config.data.num_channels
+
+
+def test_an_activation_is_a_name_of_the_catalogue():
+    """As a flag gives it, or a search over fields tries it."""
+    config = cli.override(recipe("shufflenet_v2", "smoke"), {"model.fields.act": "swish"}, "test")
+    images = jnp.ones((2, config.data.image_size, config.data.image_size, config.data.num_channels))
+    model = models.from_config(config.model, num_classes=10)
+    assert "logistic" in str(jax.make_jaxpr(lambda key: model.init(key, images, train=False))(jax.random.key(0)))
+    config = cli.override(config, {"model.fields.act": "swsh"}, "test")
+    with pytest.raises(ValueError, match="unknown name 'swsh'; did you mean 'swish'"):
+        models.from_config(config.model, num_classes=10)
 
 
 def test_every_network_is_in_a_recipe():

@@ -59,6 +59,7 @@ from arch.models.classification.vgg import VGG
 from arch.models.classification.xception import Xception
 from arch.models.genotypes import DARTS_V1, DARTS_V2
 from arch.norm.weight import CONVS, create_conv
+from arch.ops import activation
 
 MODELS = {
     "addressnet_20": functools.partial(AddressNet),
@@ -327,7 +328,8 @@ def from_config(config: Any, num_classes: int) -> nn.Module:
 
     Args:
         config: has name, dtype and fields of the network, and in `conv` and `norm` the name of the convolutions and
-            the name and fields of the normalizations; `config.model` of configs/default.py.
+            the name and fields of the normalizations; `config.model` of configs/default.py. Of the fields, `act` may be
+            a name of `arch.ops.activation`.
         num_classes: outputs.
 
     Raises:
@@ -338,11 +340,14 @@ def from_config(config: Any, num_classes: int) -> nn.Module:
             f"model.norm.name={config.norm.name} normalizes weights, not activations; set model.conv.name="
             f"{config.norm.name}, and model.norm.name to none or to what else follows the convolutions"
         )
+    fields = dict(config.fields)
+    if isinstance(fields.get("act"), str):
+        fields["act"] = activation.create(fields["act"])
     return create(
         config.name,
         num_classes=num_classes,
         conv=create_conv(config.conv.name),
         norm=norm.create(config.norm.name, **config.norm.fields),
         dtype=jnp.dtype(config.dtype),
-        **config.fields,
+        **fields,
     )

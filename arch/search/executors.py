@@ -1,10 +1,14 @@
 """Where trials are evaluated: here, in processes of this machine, or by Ray on several: `submit` and `close`."""
 
 import concurrent.futures
+import contextlib
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable
 from typing import Any, Protocol
+
+from arch.training.host import die_with
 
 
 class Executor(Protocol):
@@ -53,7 +57,15 @@ class Processes:
             concurrent.futures.wait(self._busy, return_when=concurrent.futures.FIRST_COMPLETED)
             self._collect()
         self._collect()
-        pool = self._free.pop() if self._free else self._start()
+        while self._free:
+            pool = self._free.pop()
+            with contextlib.suppress(concurrent.futures.BrokenExecutor):  # it died while it had nothing to do
+                return self._submit(pool, function, *args)
+        return self._submit(self._start(), function, *args)
+
+    def _submit(
+        self, pool: concurrent.futures.ProcessPoolExecutor, function: Callable[..., Any], *args: Any
+    ) -> concurrent.futures.Future:
         future = pool.submit(function, *args)
         self._busy[future] = pool
         return future
@@ -68,12 +80,9 @@ class Processes:
                 self._free.append(pool)
 
     def _start(self) -> concurrent.futures.ProcessPoolExecutor:
-        # Not a fork: JAX has threads. A terminal sends Ctrl-C to all: what to do is for the search to say.
+        # Not a fork: JAX has threads.
         return concurrent.futures.ProcessPoolExecutor(
-            1,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=signal.signal,
-            initargs=(signal.SIGINT, signal.SIG_IGN),
+            1, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)
         )
 
     def close(self) -> None:
@@ -84,6 +93,12 @@ class Processes:
             pool.shutdown(wait=True, cancel_futures=True)
         self._free.clear()
         self._busy.clear()
+
+
+def _begin(parent: int) -> None:
+    """In a new process of `Processes`, before anything is called there."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all: what to do is for the search to say
+    die_with(parent)
 
 
 class Ray:

@@ -6,6 +6,7 @@ once, and told when it is their turn.
 """
 
 import concurrent.futures
+import itertools
 import logging
 import math
 import time
@@ -42,6 +43,8 @@ def search(
 ) -> list[Trial]:
     """Runs a search to its end, from the trials that the file has; returns all, in the order of proposals.
 
+    One that FAILURES_IN_A_ROW ended makes those trials again: what they failed of was no property of theirs.
+
     Args:
       strategy: fresh, whatever the file has: it is asked and told again.
       space: of the strategy.
@@ -61,7 +64,7 @@ def search(
     for name, value in {"num_trials": num_trials, "num_parallel": num_parallel}.items():
         if value < 1:
             raise ValueError(f"search: {name}={value} must be at least 1; raise it")
-    known = trials.read(path) if path else {}
+    known = _before_the_failures(trials.mend(path)) if path else {}
     loop = _Loop(strategy, path, on_trial)
     executor = executor or InLine()
     try:
@@ -83,6 +86,16 @@ def search(
     finally:
         executor.close()
     return loop.told
+
+
+def _before_the_failures(known: dict[int, Trial]) -> dict[int, Trial]:
+    """The trials before those that ended a search, by number."""
+    failed = 0
+    for number in itertools.takewhile(known.__contains__, itertools.count()):
+        failed = failed + 1 if known[number].error else 0
+        if failed == FAILURES_IN_A_ROW:
+            return {id_: trial for id_, trial in known.items() if id_ <= number - failed}
+    return known
 
 
 class _Loop:

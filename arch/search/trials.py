@@ -75,18 +75,24 @@ def append(path: Path, trial: Trial) -> None:
         os.fsync(file.fileno())
 
 
+def mend(path: Path) -> dict[int, Trial]:
+    """As `read`, before lines are added: a last line that was cut off is taken out of the file."""
+    found = read(path)
+    if path.exists():
+        text = path.read_bytes()
+        os.truncate(path, text.rfind(b"\n") + 1)
+    return found
+
+
 def read(path: Path) -> dict[int, Trial]:
-    """Trials by id; none where there is no file. A last line that was cut off is taken out of the file.
+    """Trials by id, of each the last line; none where there is no file. A last line that was cut off does not count.
 
     Raises:
       ValueError: a file of other things.
     """
     if not path.exists():
         return {}
-    text = path.read_text()
-    whole, _, rest = text.rpartition("\n")
-    if rest:  # the process died while it wrote
-        os.truncate(path, len((whole + "\n").encode()) if whole else 0)
+    whole, _, _ = path.read_text().rpartition("\n")
     found = {}
     for number, line in enumerate(whole.splitlines(), start=1):
         try:

@@ -8,7 +8,6 @@ on to the child, and neither outlives the other.
 
 import collections
 import contextlib
-import ctypes
 import itertools
 import os
 import re
@@ -19,6 +18,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import FrameType
+
+from arch.training.host import die_with
 
 # Exit statuses of train.py: the loss became non-finite; run it again, where 75 is EX_TEMPFAIL of sysexits.h.
 NON_FINITE, RESUME_ME, INTERRUPTED = 1, 75, 130
@@ -47,7 +48,7 @@ _ABORTED = "JAX distributed service detected fatal errors"
 def supervise() -> None:
     """The first line of a program: returns in a process of its own and in the child; the parent ends here."""
     if parent := os.environ.pop(PARENT, None):
-        _die_with(int(parent))
+        die_with(int(parent))
     elif is_one_of_several(sys.argv[1:], os.environ):
         sys.exit(Supervisor([sys.executable, *sys.orig_argv[1:]]).run())
 
@@ -167,13 +168,3 @@ def _write(text: bytes) -> None:
     with contextlib.suppress(OSError):  # nobody listens any more: no reason to stop training
         sys.stderr.buffer.write(text)
         sys.stderr.buffer.flush()
-
-
-def _die_with(parent: int) -> None:
-    """Has the system kill this process when its parent ends, on Linux."""
-    try:
-        ctypes.CDLL("libc.so.6").prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    except (OSError, AttributeError):
-        return
-    if os.getppid() != parent:  # it ended before the line above
-        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,7 +1,8 @@
-"""What a training process asks of the libraries below JAX, before it imports JAX."""
+"""What a process asks of the system and of the libraries below JAX, before it imports JAX."""
 
 import ctypes
 import os
+import signal
 
 
 def prepare_host() -> None:
@@ -39,3 +40,17 @@ def keep_freed_memory() -> bool:
     # own (M_MMAP_MAX); and its end never cut off (M_TRIM_THRESHOLD, the largest value there is).
     options = {-8: 1, -4: 0, -1: 2**31 - 1}
     return all(mallopt(option, value) for option, value in options.items())
+
+
+def die_with(parent: int) -> None:
+    """Has the system kill this process when its parent ends, on Linux.
+
+    Args:
+        parent: process id of the one that started this one, from its main thread.
+    """
+    try:
+        ctypes.CDLL("libc.so.6").prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    except (OSError, AttributeError):
+        return
+    if os.getppid() != parent:  # it ended before the line above
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -20,6 +20,10 @@ FREE_FIELDS = frozenset(
         "data.num_workers",
         "profile_steps",
         "progress_every_seconds",
+        # of a search
+        "executor",
+        "num_trials",
+        "table",
     }
 )
 

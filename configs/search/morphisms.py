@@ -2,12 +2,13 @@
 
     python scripts/search.py --config=configs/search/morphisms.py                     hill climbing
     python scripts/search.py --config=configs/search/morphisms.py:strategy=evolution  aging evolution, its control: anew
-    python scripts/search.py --config=configs/search/morphisms.py:strategy=random     the start alone, again and again
+    python scripts/search.py --config=configs/search/morphisms.py:strategy=random     as many morphisms, at random: anew
     python scripts/search.py --config=configs/search/morphisms.py:smoke               a few trials of a few steps
 
 A child begins with its parent's weights, changed by morphisms that keep what the network computes, and every trial is
-trained along a cosine from rate 0.05 to 0. The paper: 20 epochs for the start and 17 for each of 8 children of 5 or 8
-steps, on CIFAR-10. Here 5 steps of 4 children of 3 epochs; the start has 3 as well. Not yet run.
+trained along a cosine from rate 0.05 to 0. The controls train every network from fresh weights. The paper: 20 epochs
+for the start and 17 for each of 8 children of 5 or 8 steps, on CIFAR-10. Here 5 steps of 4 children of 3 epochs; the
+start has 3 as well. Not yet run.
 """
 
 import ml_collections
@@ -42,7 +43,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     )
     config.space.name = "graphs"
     config.space.fields = default.fields(
-        {"start": "16,32,64", "image_shape": (28, 28, 1), "max_params": 500_000, "max_macs": 20_000_000}
+        {
+            "start": "16,32,64",
+            "image_shape": (28, 28, 1),
+            "max_params": 500_000,
+            "max_macs": 20_000_000,
+            # 5 steps of 3 morphisms is as far as hill climbing comes.
+            "sample_changes": 15 if args["strategy"] == "random" else 0,
+        }
     )
     config.strategy.name = args["strategy"]
     config.strategy.fields = default.fields(STRATEGIES[args["strategy"]])

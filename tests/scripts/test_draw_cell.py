@@ -7,18 +7,19 @@ import json
 import numpy as np
 import pytest
 
+from arch.models.classification.nas_bench_201 import DEFAULT_CELL, EDGES, cell_operations
 from arch.models.genotypes import DARTS_V2, GENOTYPES, OPERATIONS
 from scripts import draw_cell
-from scripts._cell_picture import OPERATION_COLORS, OUTPUT, _CellPicture, short_name
+from scripts._cell_picture import OPERATION_COLORS, OUTPUT, of_cell, of_nas_bench_201, short_name
 from scripts._layered_graph import GAP, Graph, Vertex, _spread
 
 
 @pytest.mark.parametrize("name", GENOTYPES)
 def test_every_operation_is_drawn_once_and_boxes_keep_apart(name):
     for cell in (GENOTYPES[name].normal, GENOTYPES[name].reduction):
-        picture = _CellPicture(cell, GENOTYPES[name].inputs)
-        graph = picture._graph
-        drawn = collections.Counter((edge.source, edge.target, operation) for edge, operation in picture._operations)
+        picture = of_cell(cell, GENOTYPES[name].inputs)
+        graph = picture.graph
+        drawn = collections.Counter((edge.source, edge.target, operation) for edge, operation in picture.operations)
         assert drawn == collections.Counter(
             (edge.state, number, edge.operation) for number, node in enumerate(cell.nodes, 2) for edge in node.edges
         )
@@ -31,6 +32,16 @@ def test_every_operation_is_drawn_once_and_boxes_keep_apart(name):
         for a, b in itertools.combinations(boxes, 2):
             assert a.layer != b.layer or abs(a.x - b.x) >= (a.width + b.width) / 2 + GAP - 1e-6
         assert all(picture.left <= box.x - box.width / 2 and box.x + box.width / 2 <= picture.right for box in boxes)
+
+
+@pytest.mark.parametrize("text", [DEFAULT_CELL, "|none~0|+|none~0|none~1|+|none~0|skip_connect~1|none~2|"])
+def test_a_cell_of_nas_bench_201_is_drawn_without_what_it_does_not_compute(text, tmp_path):
+    picture = of_nas_bench_201(text)
+    drawn = {(edge.source, edge.target): operation for edge, operation in picture.operations}
+    assert drawn == {edge: name for edge, name in zip(EDGES, cell_operations(text), strict=True) if name != "none"}
+    assert [edge.source for edge in picture.graph.edges if edge.target == OUTPUT] == [3]
+    assert draw_cell.main([text, f"--output={tmp_path / 'cell.png'}"]) == 0
+    assert (tmp_path / "cell.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_graph_that_can_be_drawn_without_crossings_is():

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,38 @@ def test_the_same_command_again_trains_nothing_and_another_config_is_refused(fin
     assert os.stat(finished / "trials.jsonl").st_mtime == before
     result = run(finished, "--config.seed=1")
     assert result.returncode == 2 and "holds a run of another config: seed is 0 there and 1 here" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_finished_search_may_be_given_more_trials(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    result = run(tmp_path / "run", "--config.num_trials=3")
+    assert result.returncode == 0 and "1 of 3 trials" in result.stderr, result.stderr
+    assert without_clock(tmp_path / "run")[:2] == without_clock(finished)
+
+
+@pytest.mark.slow
+def test_flags_set_options_of_a_strategy_and_fields_of_the_recipe(tmp_path):
+    """Options that the config does not name, and names with dots."""
+    flags = ["--config.strategy.fields.method=reinforce", "--config.overrides.num_steps=1"]
+    flags += ["--config.overrides.schedule.base_learning_rate=0.5", "--config.num_trials=1"]
+    config = CELLS_OF_ONE_PROGRAM.replace("random", "controller")
+    result = run(tmp_path / "run", *flags, config=config)
+    assert result.returncode == 0, result.stderr
+    (found,) = trials.read(tmp_path / "run" / "trials.jsonl").values()
+    assert found.cost == configure("configs/nas_bench_201.py:smoke", {}).global_batch_size  # of one step
+    kept = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert kept["strategy"]["fields"]["method"] == "reinforce"
+    assert kept["overrides"]["schedule.base_learning_rate"] == 0.5
+    assert (tmp_path / "run" / "best_cell.png").exists()
+    for flag, words in {
+        "--config.strategy.fields.method=qlearning": "unknown name 'qlearning'",
+        "--config.strategy.fields.metod=ppo": "config.strategy.fields: ",
+        "--config.overrides.schedule.rate=0.5": "has no field 'rate'",
+    }.items():
+        result = run(tmp_path / "other", flag, config=config)
+        assert result.returncode == 2 and words in result.stderr.splitlines()[-1], result.stderr
+        assert "Traceback" not in result.stderr
 
 
 @pytest.mark.slow

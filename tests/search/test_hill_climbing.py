@@ -242,6 +242,18 @@ def test_other_strategies_search_graphs_too():
             call()
 
 
+def test_a_sample_is_the_start_after_as_many_morphisms_as_there_may_be():
+    """The control of hill climbing: every number of them, within the limit, and not the start alone."""
+    rng = np.random.default_rng(0)
+    assert GRAPHS.sample(rng) == GRAPHS.start
+    space = GraphSpace("2,3", sample_changes=3, image_shape=(4, 4, 1), factors=(2,), max_params=400)
+    graphs = [space.sample(rng) for _ in range(60)]
+    assert max(graph_oracle.cost(graph, (4, 4, 1), 10)[0] for graph in graphs) <= 400
+    unchanged = sum(graph == space.start for graph in graphs)
+    assert 5 <= unchanged <= 27, "a quarter of them: within three standard deviations"
+    assert len({graph.to_text() for graph in graphs}) > 10
+
+
 def test_options_of_the_space_reach_the_morphisms():
     space = GraphSpace("2,3,3", kernel_sizes=(4,), factors=(3,), forms=("copy",), uneven=0.25)
     rng = np.random.default_rng(0)
@@ -264,6 +276,7 @@ def test_options_of_the_space_reach_the_morphisms():
             "the start has params=.* at most max_params=100",
         ),
         (lambda: GraphSpace("2;3"), "the text is no JSON"),
+        (lambda: GraphSpace("2,3", sample_changes=-1), "sample_changes=-1 must not be negative"),
     ],
 )
 def test_fields_out_of_range_are_one_line(make, words):

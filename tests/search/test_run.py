@@ -3,6 +3,10 @@
 import json
 import math
 import os
+import pathlib
+import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -76,6 +80,46 @@ def test_in_processes_that_end_out_of_order_it_is_the_same_search(tmp_path):
     assert sorted(written) == list(range(24)) and written != sorted(written)
 
 
+def process_id():
+    return os.getpid()
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_while_it_has_nothing_to_do_costs_nothing():
+    executor = Processes(1)
+    try:
+        first = executor.submit(process_id).result()
+        os.kill(first, signal.SIGKILL)
+        time.sleep(1.0)
+        assert executor.submit(process_id).result() != first
+    finally:
+        executor.close()
+
+
+KILLED = """
+import os, signal, sys
+from arch.search.executors import Processes
+from tests.search.test_run import process_id
+if __name__ == "__main__":
+    print(Processes(1).submit(process_id).result(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only the kernel of Linux ends a child with its parent")
+def test_workers_do_not_outlive_a_search_that_is_killed(tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    result = subprocess.run(
+        [sys.executable, tmp_path / "killed.py"], env=environment, stdout=subprocess.PIPE, text=True, timeout=120
+    )
+    worker, end = int(result.stdout), time.monotonic() + 20
+    while (status := pathlib.Path(f"/proc/{worker}/status")).exists() and "Z (zombie)" not in status.read_text():
+        assert time.monotonic() < end, "the worker lives on"
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 def test_a_worker_that_dies_costs_its_trial_alone():
     found = search(num_trials=10, num_parallel=2, evaluate=dying, executor=Processes(2))
@@ -101,6 +145,33 @@ def test_a_search_of_failures_alone_ends():
 
     with pytest.raises(RuntimeError, match=r"the last 10 trials failed; that of trial 9: TypeError: x"):
         search(evaluate=broken)
+
+
+@pytest.mark.parametrize("num_before", [0, 13])
+def test_what_failed_because_of_its_surroundings_is_made_again(tmp_path, num_before):
+    """A full disk, say: once there is room, the search is the one that would have been."""
+
+    def broken(job):
+        if job.id < num_before:
+            return TASK(job)
+        raise OSError("no space left")
+
+    path = tmp_path / "trials.jsonl"
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=f"trial {num_before + 9}: OSError: no space left"):
+            search(path, evaluate=broken)
+    found = search(path)
+    assert without_clock(found) == without_clock(search())
+    assert without_clock(trials.read(path).values()) == without_clock(found)
+
+
+def test_reading_leaves_the_line_alone_that_another_process_is_writing(tmp_path):
+    path = tmp_path / "trials.jsonl"
+    search(path, num_trials=3)
+    with open(path, "a") as file:
+        file.write('{"id": 3, "archit')
+    before = path.read_text()
+    assert sorted(trials.read(path)) == [0, 1, 2] and path.read_text() == before
 
 
 def test_a_reward_that_is_not_a_number_is_a_failure_without_an_error():

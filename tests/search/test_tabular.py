@@ -5,9 +5,10 @@ import math
 
 import pytest
 
+from arch.models.classification.nas_bench_201 import EDGES, cell_operations
 from arch.search import run, trials
 from arch.search.space import CategoricalSpace
-from arch.search.spaces.nas_bench_201 import CONNECT, NASBench201Space
+from arch.search.spaces.nas_bench_201 import CONNECT, NASBench201Space, canonical
 from arch.search.strategies.exhaustive import Exhaustive
 from arch.search.strategies.random_search import RandomSearch
 from arch.search.tabular import Table
@@ -80,3 +81,26 @@ def test_the_cells_of_nas_bench_201():
             space.from_json(wrong)
     with pytest.raises(ValueError, match=r"operations=.* must be one or more, each once"):
         NASBench201Space(("none", "none"))
+
+
+def test_cells_that_compute_the_same_have_one_canonical_text():
+    """As numbers do tell: every operation as a function of a number, nothing of nothing; all 15,625 cells."""
+    functions = {
+        "none": lambda x: 0.0,
+        "skip_connect": lambda x: x,
+        "nor_conv_1x1": lambda x: math.sin(3 * x),
+        "nor_conv_3x3": lambda x: math.sin(5 * x) - x,
+        "avg_pool_3x3": lambda x: math.tanh(x),
+    }
+    space, found = NASBench201Space(), {}
+    for code in itertools.product(range(5), repeat=6):
+        text = space.to_json(space.decode(code))
+        states = [0.7, 0.0, 0.0, 0.0]
+        for (source, node), operation in zip(EDGES, cell_operations(text), strict=True):
+            states[node] += functions[operation](states[source])
+        found.setdefault(canonical(text), set()).add(round(states[3], 9))
+    assert all(len(values) == 1 for values in found.values())
+    assert len(set.union(*found.values())) == len(found)
+    assert canonical("|skip_connect~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|none~1|skip_connect~2|") == (
+        "nor_conv_3x3(x) + x"
+    )

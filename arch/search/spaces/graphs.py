@@ -17,7 +17,8 @@ class GraphSpace:
     There is no end to it, and no encoding of a fixed length: it is for strategies that change what there is.
 
     Args:
-      start: a graph, as in `arch.models.graphs.resolve`; what `sample` gives.
+      start: a graph, as in `arch.models.graphs.resolve`.
+      sample_changes: `sample` gives the start after 0 to so many random morphisms, each number as often.
       field: the name under which an architecture is written as {field: text}.
       image_shape: height, width and channels, for costs; of the head "flatten", what it is trained with.
       num_classes: outputs of the classifier, for costs.
@@ -29,7 +30,7 @@ class GraphSpace:
       uneven: in [0, 1), how unevenly copies share the weights of what they replace; see `arch.search.morphism`.
 
     Raises:
-      ValueError: a start that is no graph, or costs more than there may be.
+      ValueError: a start that is no graph, or costs more than there may be; a negative number of changes.
     """
 
     choices: tuple[int, ...] = ()
@@ -39,6 +40,7 @@ class GraphSpace:
         self,
         start: Graph | Mapping[str, Any] | str = NASH,
         *,
+        sample_changes: int = 0,
         field: str = "model.fields.graph",
         image_shape: Sequence[int] = (32, 32, 3),
         num_classes: int = 10,
@@ -49,7 +51,9 @@ class GraphSpace:
         forms: Sequence[str] = FORMS,
         uneven: float = 0.5,
     ):
-        self.start, self._field = resolve(start), field
+        if sample_changes < 0:
+            raise ValueError(f"GraphSpace: sample_changes={sample_changes} must not be negative; 0 samples the start")
+        self.start, self._field, self._sample_changes = resolve(start), field, sample_changes
         self._image_shape, self._num_classes = tuple(image_shape), num_classes
         self._max_params, self._max_macs = max_params, max_macs
         self._options = {"kernel_sizes": kernel_sizes, "factors": factors, "forms": forms, "uneven": uneven}
@@ -86,8 +90,12 @@ class GraphSpace:
         return params <= (self._max_params or params) and macs <= (self._max_macs or macs)
 
     def sample(self, rng: np.random.Generator) -> Graph:
-        """The start."""
-        return self.start
+        """The start, or with `sample_changes` what random morphisms make of it."""
+        graph = self.start
+        if self._sample_changes:
+            for _ in range(rng.integers(self._sample_changes + 1)):
+                graph = self.mutate(rng, graph)
+        return graph
 
     def morph(self, rng: np.random.Generator, architecture: Graph) -> tuple[Graph, dict[str, Any] | None]:
         """The graph after a random morphism, and the morphism; None and no change where all would cost too much."""

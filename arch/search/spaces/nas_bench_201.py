@@ -45,3 +45,27 @@ class NASBench201Space(CategoricalSpace):
             if name not in self.operations:
                 raise unknown_name("NASBench201Space: operation of the cell", name, self.operations)
         return Choices(tuple(map(self.operations.index, names)))
+
+
+def canonical(text: str) -> str:
+    """What a cell computes, as a sum of terms: one text for all cells that compute the same.
+
+    Skip connections hand on the terms of what they read; nothing comes of "none", nor of an operation on nothing: what a
+    normalization adds there, a bias, is not counted. "x" is the cell's input, "nor_conv_3x3(x + x)" a convolution of
+    twice of it; "" is a cell that its input does not reach.
+
+    Args:
+      text: of the cell, as the authors write it.
+
+    Raises:
+      ValueError: another form, an unknown operation.
+    """
+    terms: list[list[str]] = [["x"]]
+    for (source, node), operation in zip(EDGES, cell_operations(text), strict=True):
+        if node == len(terms):
+            terms.append([])
+        if operation == "skip_connect":
+            terms[node] += terms[source]
+        elif operation != "none" and terms[source]:
+            terms[node].append(f"{operation}({' + '.join(sorted(terms[source]))})")
+    return " + ".join(sorted(terms[-1]))
