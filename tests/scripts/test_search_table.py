@@ -1,0 +1,94 @@
+"""scripts/search_table.py: regrets and agreement from a table whose values are known."""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+
+from arch.search import trials
+from arch.search.spaces.nas_bench_201 import NASBench201Space, canonical
+from arch.search.strategies.random_search import RandomSearch
+from arch.search.trials import Trial
+from scripts import search_table
+
+SPACE = NASBench201Space(("none", "skip_connect"))
+CELLS = [SPACE.to_json(SPACE.decode(code)) for code in itertools.product(range(2), repeat=6)]
+
+
+def accuracy(cell, repeat, noise):
+    """By how many paths reach the output, 0 to 4; repeats differ by the noise, in opposite directions."""
+    return 0.5 + 0.1 * canonical(cell).count("x") + (noise if repeat else -noise) * (1 if CELLS.index(cell) % 2 else -1)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Two trainings of every cell, 0.05 apart in validation and not in the test."""
+    for number, (repeat, cell) in enumerate(itertools.product(range(2), CELLS)):
+        metrics = {"params": 100 + number, "macs": 7, "val/accuracy": accuracy(cell, repeat, 0.025)}
+        metrics |= {"test/accuracy": accuracy(cell, repeat, 0.0), "val/loss": 1.23456789}
+        fields = {"seed": number, "reward": metrics["val/accuracy"], "cost": 64.0, "seconds": 2.0 + number / 1000}
+        trials.append(tmp_path / "trials.jsonl", Trial(number, cell, metrics=metrics, **fields))
+    return tmp_path / "trials.jsonl"
+
+
+def test_regret_is_that_of_what_a_search_would_report(path, monkeypatch):
+    monkeypatch.setattr(search_table, "BUDGETS", (10, 64))
+    truth = search_table.truth_of(path)
+    assert truth.best == pytest.approx(0.9) and len(truth.value) == 5
+    found = search_table.regrets(
+        truth, lambda *args, **fields: RandomSearch(*args, distinct=True, **fields), 4, "random"
+    )
+    assert found.shape == (4, 64)
+    # Having seen every cell once, it reports one with the most paths: noise of 0.05 does not outweigh a path of 0.1.
+    np.testing.assert_allclose(found[:, -1], 0, atol=1e-9)
+    rng = np.random.default_rng(0)
+    first = SPACE.to_json(SPACE.sample(rng))
+    assert found[0, 0] == pytest.approx(100 * (0.9 - accuracy(first, 0, 0.0)))
+    assert (np.diff(found, axis=1) < 1e-9).all()
+
+
+def test_the_page_tells_the_table_the_regrets_and_how_seeds_agree(path, monkeypatch, tmp_path, capsys):
+    methods = {name: make for name, make in search_table.METHODS.items() if "controller" not in name}
+    monkeypatch.setattr(search_table, "METHODS", methods)
+    assert search_table.main([str(path), "--seeds=3", f"--out={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
+    text = (tmp_path / "out.md").read_text()
+    assert "64 cells of none, skip_connect, 2 trainings each, of 100 to 227 parameters" in text
+    dead = sum(not canonical(cell) for cell in CELLS)
+    assert f"They are 5 networks that differ in what they compute; {dead} cells do not reach their output." in text
+    assert "best network 90.00%" in text and "rank correlation" in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert [row[0].strip("| ") for row in rows[2:]] == list(methods)
+    assert rows[2][-1].count(";") == 0 and all(row[-1].count(";") == 2 for row in rows[3:])
+    assert rows[3][-1].startswith("0.00 ± 0.00; ")
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_compact_form_says_the_same(path, tmp_path):
+    small = tmp_path / "small.jsonl"
+    assert search_table.main([str(path), f"--compact={small}"]) == 0
+    assert small.stat().st_size < path.stat().st_size
+    one, other = search_table.truth_of(path), search_table.truth_of(small)
+    assert one.value == pytest.approx(other.value, abs=1e-5)
+    assert np.allclose(one.table.repeats(), other.table.repeats(), atol=1e-5)
+    assert "val/loss" not in small.read_text()
+
+
+def test_seeds_agree_as_far_as_their_ranks_do(path):
+    """Against SciPy's correlation, of all cells and of those that their input reaches."""
+    from scipy.stats import spearmanr
+
+    truth = search_table.truth_of(path)
+    first, second = ([accuracy(cell, repeat, 0.025) for cell in CELLS] for repeat in range(2))
+    alive = [bool(canonical(cell)) for cell in CELLS]
+    told = search_table.agreement(truth)
+    assert f"between two seeds is {spearmanr(first, second).statistic:.3f}, " in told
+    some = spearmanr(np.array(first)[alive], np.array(second)[alive]).statistic
+    assert f"{some:.3f} over the {sum(alive)} cells that reach" in told
+
+
+def test_a_table_with_holes_is_refused(path, capsys):
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:64]))
+    assert search_table.main([str(path)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "must be one of the table's" in error
