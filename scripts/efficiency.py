@@ -3,13 +3,15 @@
   python scripts/efficiency.py all                  # every study, a choice of cells: 45 minutes on two cores
   python scripts/efficiency.py all --full           # everything
   python scripts/efficiency.py g2 peers --rounds=20 --filter='56x56|batch 1'
-  python scripts/efficiency.py page                 # docs/efficiency.md and its figures, from the results
-  python scripts/efficiency.py agree --json=one.jsonl --json=two.jsonl
+  python scripts/efficiency.py agree --json=one.jsonl --json=two.jsonl       # exit status 1 where they do not
+  python scripts/efficiency.py page --json=one.jsonl --json=two.jsonl        # docs/efficiency.md and its figures, of
+                                                                             # the first, and how far both agree
 
 Studies: g1 to g4, the structure tables of ShuffleNet v2; breakdown, the time by kind of operator; roofline, each layer
 beside the limits of the device; peers, against torch; predict, latencies from a table of operators; models, networks of
 40 to 500 million multiply-adds, and of every other family. Results are kept in --json, a line a record: what it has is
-not measured again, and the same command goes on after an interruption.
+not measured again, and the same command goes on after an interruption. What fails is told, left out, and tried again
+by the same command.
 """
 
 import argparse
@@ -33,7 +35,7 @@ from scripts import _results, _timing
 from scripts.efficiency_studies import agreement, networks, page, parts, peers, prediction, structure
 from scripts.efficiency_studies.study import Settings, Work
 
-ALL_MINUTES = 44
+ALL_MINUTES = 43
 RESULTS = "runs/efficiency.jsonl"
 PAGE = "docs/efficiency.md"
 
@@ -56,15 +58,16 @@ STUDIES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0; 1: one line on stderr says why not; 2: wrong flags; 130: interrupted, what is done is kept."""
+    """Exit status 0; 1: a line on stderr says why not; 2: wrong flags; 130: interrupted, what is done is kept."""
     args = _parse(argv)
     try:
         if args.studies == ["page"]:
-            page.write(args.output, args.json[0])
+            page.write(args.output, *args.json)
             return 0
         if args.studies == ["agree"]:
-            print(agreement.report(*args.json))
-            return 0
+            text, is_met = agreement.report(*args.json)
+            print(text)
+            return 0 if is_met else 1
         settings = Settings(rounds=args.rounds, is_full=args.full)
         header = {"record": "efficiency_run", **_timing.environment(), "dtype": "float32", "pairs": args.rounds}
         header["versions"] |= peers.onnx_version()
@@ -92,9 +95,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for alone in ("page", "agree"):
         if alone in args.studies and args.studies != [alone]:
             parser.error(f"{alone} must be the only study; run it apart")
-    times = 2 if args.studies == ["agree"] else 1
-    if len(args.json) != times:
-        parser.error(f"--json must be given {'twice' if times == 2 else 'once'}; name the results")
+    times = {"agree": (2,), "page": (1, 2)}.get(args.studies[0], (1,))
+    if len(args.json) not in times:
+        counts = " or ".join(("once", "twice")[number - 1] for number in times)
+        parser.error(f"--json must be given {counts}; name the results")
     if args.minutes is None and "all" in args.studies and not args.full:
         args.minutes = ALL_MINUTES
     return args
@@ -110,6 +114,7 @@ def _expression(text: str) -> re.Pattern[str]:
 def _run(works: Sequence[Work], log: _results.Log, path: str, minutes: float | None) -> int:
     """Measures what the log does not have, and prints each record."""
     todo = [work for work in works if (work.study, work.cell) not in log.done]
+    num_failed = 0
     if len(todo) < len(works):
         print(f"{len(works) - len(todo)} of {len(works)} are in {path} already", flush=True)
     start = time.perf_counter()
@@ -120,7 +125,13 @@ def _run(works: Sequence[Work], log: _results.Log, path: str, minutes: float | N
                 print(f"{minutes:g} minutes are over; {left} are left: the same command goes on with them", flush=True)
                 break
             before = time.perf_counter()
-            part = {"record": "cell", "study": work.study, "cell": work.cell, **work.measure()}
+            try:
+                part = {"record": "cell", "study": work.study, "cell": work.cell, **work.measure()}
+            except Exception as error:  # of this network, or a peer's: the others can still be measured
+                num_failed += 1
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                print(f"efficiency: {work.study} {work.cell} failed: {reason}", file=sys.stderr, flush=True)
+                continue
             log.append(part)
             log.done[work.study, work.cell] = part
             took = _results.clock(time.perf_counter() - before)
@@ -130,7 +141,9 @@ def _run(works: Sequence[Work], log: _results.Log, path: str, minutes: float | N
         print("interrupted", flush=True)
         return 130
     _conclude(log.done.values())
-    return 0
+    if num_failed:
+        print(f"{num_failed} of {len(todo)} failed; the same command tries them again", flush=True)
+    return 1 if num_failed else 0
 
 
 def _conclude(records: Sequence[Mapping[str, Any]]) -> None:

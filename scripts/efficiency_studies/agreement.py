@@ -8,12 +8,16 @@ from typing import Any
 from scripts import _results
 
 TOLERANCE = 0.1
+WANTED = 0.9  # of the cells that can be quoted
 
 
-def report(first: str, second: str) -> str:
+def report(first: str, second: str) -> tuple[str, bool]:
     """How many cells of two result files agree, after both are related to the reference kernel of their own run.
 
     A cell that one of the runs calls too noisy to quote is counted apart.
+
+    Returns:
+        What to say, and whether WANTED agree.
 
     Raises:
         ValueError: files of another device, or without a cell in common.
@@ -37,12 +41,16 @@ def report(first: str, second: str) -> str:
         if abs(math.log(ratio := runs[1][name]["relative"] / runs[0][name]["relative"])) > math.log1p(TOLERANCE)
     }
     agreeing = len(quoted) - len(differing)
+    is_met = bool(quoted) and agreeing >= WANTED * len(quoted)
     lines = [
         f"{len(common)} cells in common; {len(common) - len(quoted)} are too noisy to quote in one of the runs; of the "
         f"other {len(quoted)}, {agreeing} agree within {TOLERANCE:.0%}"
-        + (f" ({agreeing / len(quoted):.1%})" if quoted else "")
+        + (f" ({agreeing / len(quoted):.1%}): " if quoted else ": ")
+        + ("as many as" if is_met else "fewer than")
+        + f" the {WANTED:.0%} that two runs should have"
     ]
-    return "\n".join([*lines, *(f"  {name}: {ratio:.2f} times as long" for name, ratio in differing.items())])
+    lines += [f"  {name}: {ratio:.2f} times as long" for name, ratio in differing.items()]
+    return "\n".join(lines), is_met
 
 
 def _timings(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

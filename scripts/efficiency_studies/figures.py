@@ -80,7 +80,11 @@ def _predict(pyplot: Any, records: Sequence[Mapping[str, Any]]) -> Any:
 
 def _models(pyplot: Any, records: Sequence[Mapping[str, Any]]) -> Any:
     """Published accuracy against multiply-adds, and against the time of one image here."""
-    shown = [record for record in records if record["batch"] == 1 and record["folded"] and record["top1"] is not None]
+    shown = [
+        record
+        for record in records
+        if (record["batch"], record["folded"], record["dtype"]) == (1, True, "float32") and record["top1"] is not None
+    ]
     if not shown:
         return None
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.6), sharey=True)

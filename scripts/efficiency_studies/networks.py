@@ -1,19 +1,22 @@
 """Networks of four complexities, and one of every other family: what they cost here beside what is published."""
 
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from arch import models
 from arch.efficiency.complexity import total
 from arch.efficiency.latency import measure
-from arch.models.classification.xception import Xception
+from arch.efficiency.ranks import rank_correlation
 from scripts.efficiency_studies.study import Network, Settings, Work, network, record
 
 # Table 8 of ShuffleNet v2 (arXiv:1807.11164): family, level -> MACs in millions, top-1 error in percent, batches of 8 a
 # second on its GPU, images a second on its CPU. Of ShuffleNet v2* it has none for ImageNet.
+TABLE_8 = "table 8 of arXiv:1807.11164"
 PUBLISHED = {
     ("ShuffleNet v2", 40): (41, 39.7, 417, 57.0),
     ("ShuffleNet v2", 140): (146, 30.6, 341, 24.4),
@@ -52,11 +55,31 @@ LEVELS: dict[tuple[str, int], tuple[str, Mapping[str, Any]]] = {
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 QUICK_BATCHES = (1, 8, 64)
 
-# Top-1 accuracy in percent of torchvision 0.29.1's IMAGENET1K_V1 weights.
-TORCHVISION_TOP1 = {
-    "googlenet": 69.778, "inception_v3": 77.294, "resnet18": 69.758, "resnet34": 73.314, "resnet50": 76.130,
-    "resnet101": 77.374, "resnet152": 78.312, "resnext50_32x4d": 77.618, "resnext101_32x8d": 79.312,
-    "densenet121": 74.434, "densenet161": 77.138, "densenet169": 75.600, "densenet201": 76.896,
+# Top-1 accuracy in percent, one crop, and who published it.
+_TORCHVISION, _TIMM = "torchvision 0.29.1, IMAGENET1K_V1", "timm's weights"
+TOP1 = {
+    **{name: (percent, _TORCHVISION) for name, percent in {
+        "googlenet": 69.778, "inception_v3": 77.294, "resnet18": 69.758, "resnet34": 73.314, "resnet50": 76.130,
+        "resnet101": 77.374, "resnet152": 78.312, "resnext50_32x4d": 77.618, "resnext101_32x8d": 79.312,
+        "densenet121": 74.434, "densenet161": 77.138, "densenet169": 75.600, "densenet201": 76.896,
+    }.items()},
+    "inception_v4": (80.144, _TIMM),
+    "inception_resnet_v2": (80.434, _TIMM),
+    "xception": (79.058, _TIMM),
+    "mobilenet_v1": (70.6, "arXiv:1704.04861"),
+    "deep_roots_resnet50_root16": (73.24, "arXiv:1605.06489"),
+    "igcv1_l100m2": (73.05, "arXiv:1707.02725"),
+    "igcv3_d": (72.2, "arXiv:1806.00178"),
+    "clcnet_a": (70.4, "arXiv:1712.06145"),
+    "shiftnet_b": (61.2, "arXiv:1711.08141"),
+    "gunn_18": (78.35, "arXiv:1711.09280"),
+    "condensenet_74": (73.8, "arXiv:1711.09224"),
+    "drn_c_26": (75.1, "arXiv:1705.09914"),
+    "attention_56": (78.24, "arXiv:1704.06904"),
+    "se_resnet50": (77.63, "the authors' README of arXiv:1709.01507"),
+    "isqrt_cov_resnet50": (77.86, "arXiv:1712.01034"),
+    "shufflenet_v2_plus_small": (74.1, "the authors' README of arXiv:1807.11164"),
+    "shufflenet_v2_50": (77.2, "arXiv:1807.11164"),
 }  # fmt: skip
 # One of each other family, the smallest that is published for ImageNet, else for smaller images.
 OTHERS = (
@@ -78,15 +101,15 @@ def image_size(name: str) -> int:
     return 299 if name.startswith(("inception", "xception")) else 224
 
 
-def xception(level: int) -> Xception:
-    """Xception with all of its channels scaled."""
+def xception_fields(level: int) -> dict[str, Any]:
+    """Those of Xception with all of its channels scaled."""
     scaled = functools.partial(_scaled, scale=XCEPTION_SCALES[level])
-    return Xception(
-        stem_features=scaled(32),
-        more_stem_features=(scaled(64),),
-        entry_features=tuple(map(scaled, (128, 256, 728))),
-        exit_features=tuple(map(scaled, (1024, 1536, 2048))),
-    )
+    return {
+        "stem_features": scaled(32),
+        "more_stem_features": (scaled(64),),
+        "entry_features": tuple(map(scaled, (128, 256, 728))),
+        "exit_features": tuple(map(scaled, (1024, 1536, 2048))),
+    }
 
 
 def _scaled(features: int, scale: float) -> int:
@@ -94,41 +117,52 @@ def _scaled(features: int, scale: float) -> int:
 
 
 def works(settings: Settings) -> list[Work]:
-    """Networks of the levels at every batch, folded and not; then the others at batch 1, folded."""
-    batches = BATCHES if settings.is_full else QUICK_BATCHES
+    """Networks of the levels, folded and not, and the others at batch 1; then the levels at larger batches.
+
+    In the full run also in bfloat16, at batch 1 and 8.
+    """
     families = list(dict.fromkeys([*(family for family, _ in LEVELS), "Xception"]))
-    found = []
-    for batch in batches:
-        for folded in (True, False) if settings.is_full or batch == 1 else (True,):
-            for level in (40, 140, 300, 500):
-                for family in families:
-                    name = f"{family} {level}M batch {batch}{' folded' * folded}"
-                    measured = functools.partial(_measure_level, family, level, batch, folded, settings)
-                    found.append(Work("models", name, measured))
+
+    def levels(batch: int, folded: bool, dtype: str = "float32") -> list[Work]:
+        found = []
+        for level in (40, 140, 300, 500):
+            for family in families:
+                name = f"{family} {level}M batch {batch}{' folded' * folded}{' bfloat16' * (dtype == 'bfloat16')}"
+                measured = functools.partial(_measure_level, family, level, batch, folded, dtype, settings)
+                found.append(Work("models", name, measured))
+        return found
+
     named = {name for name, _ in LEVELS.values()}
     others = [name for name in models.MODELS if name not in named] if settings.is_full else OTHERS
+    found = levels(1, True) + levels(1, False)
     for name in others:
         found.append(Work("models", f"{name} batch 1 folded", functools.partial(_measure_other, name, settings)))
+    for batch in (BATCHES if settings.is_full else QUICK_BATCHES)[1:]:
+        found += levels(batch, True) + (levels(batch, False) if settings.is_full else [])
+    if settings.is_full:
+        found += levels(1, True, "bfloat16") + levels(8, True, "bfloat16")
     return found
 
 
-def level_network(family: str, level: int, *, batch: int, folded: bool) -> Network:
+def level_network(family: str, level: int, *, batch: int, folded: bool, dtype: str = "float32") -> Network:
     """The network of a family at a level, at 224 pixels and 1000 classes."""
-    name, fields = (xception(level), {}) if family == "Xception" else LEVELS[family, level]
-    return network(name, batch=batch, image_size=224, folded=folded, **fields)
+    name, fields = ("xception", xception_fields(level)) if family == "Xception" else LEVELS[family, level]
+    return network(name, batch=batch, image_size=224, folded=folded, dtype=jnp.dtype(dtype), **fields)
 
 
-def _measure_level(family: str, level: int, batch: int, folded: bool, settings: Settings) -> dict[str, Any]:
-    published = PUBLISHED.get((family, level))
-    top1 = None if published is None else 1 - published[1] / 100
-    fields = {"family": family, "level": level, "source": "table 8 of arXiv:1807.11164", "top1": top1}
-    return fields | _measure(level_network(family, level, batch=batch, folded=folded), folded, settings)
+def _measure_level(family: str, level: int, batch: int, folded: bool, dtype: str, settings: Settings) -> dict[str, Any]:
+    fields: dict[str, Any] = {"family": family, "level": level, "dtype": dtype, "top1": None, "source": None}
+    if (family, level) in PUBLISHED:
+        _, error, gpu, cpu = PUBLISHED[family, level]
+        fields |= {"top1": 1 - error / 100, "source": TABLE_8, "published_gpu": gpu, "published_cpu": cpu}
+    net = level_network(family, level, batch=batch, folded=folded, dtype=dtype)
+    return fields | _measure(net, folded, settings)
 
 
 def _measure_other(name: str, settings: Settings) -> dict[str, Any]:
-    percent = TORCHVISION_TOP1.get(name)
+    percent, source = TOP1.get(name, (None, None))
     top1 = None if percent is None else percent / 100
-    fields = {"family": name, "level": None, "source": "torchvision 0.29.1, IMAGENET1K_V1", "top1": top1}
+    fields = {"family": name, "level": None, "dtype": "float32", "source": source, "top1": top1}
     return fields | _measure(network(name, batch=1, image_size=image_size(name), folded=True), True, settings)
 
 
@@ -136,12 +170,32 @@ def _measure(net: Network, folded: bool, settings: Settings) -> dict[str, Any]:
     batch, size = net.images.shape[:2]
     program = net.build()
     # A call of a large batch takes seconds.
-    rounds = settings.rounds if batch < 32 else max(3, settings.rounds // 3)
+    rounds = settings.rounds if batch < 32 else max(5, settings.rounds // 3)
     timings = measure({"net": program.call}, rounds=rounds, once_s=settings.once_s, reference=settings.reference)
     macs = total(net.trace()).macs // batch
     jax.clear_caches()
     fields = {"batch": batch, "image_size": size, "folded": folded, "macs": macs}
     return fields | {"images_per_s": batch / timings["net"].median_s} | record(timings["net"], program)
+
+
+def speed_correlation(records: Sequence[Mapping[str, Any]], device: str) -> tuple[float, int]:
+    """Of the ranks of published and measured speeds of the levels, folded, in float32; and of how many networks.
+
+    Args:
+        records: of the study.
+        device: "gpu", whose published speeds are at batch 8, or "cpu", at batch 1.
+    """
+    batch = {"gpu": 8, "cpu": 1}[device]
+    found = [
+        (record[f"published_{device}"], record["images_per_s"])
+        for record in records
+        if record.get(f"published_{device}")
+        and record["batch"] == batch
+        and record["folded"]
+        and record["dtype"] == "float32"
+        and not record["is_noisy"]
+    ]
+    return (rank_correlation(*zip(*found, strict=True)) if len(found) > 1 else math.nan), len(found)
 
 
 def lines(part: Mapping[str, Any]) -> list[str]:

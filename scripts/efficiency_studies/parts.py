@@ -8,9 +8,10 @@ from typing import Any
 import jax
 
 from arch.efficiency.breakdown import breakdown
+from arch.efficiency.latency import measure
 from arch.efficiency.layers import layers
 from arch.efficiency.roofline import Peaks, measure_peaks, roofs
-from scripts.efficiency_studies.study import Settings, Work, network
+from scripts.efficiency_studies.study import Settings, Work, network, record
 
 # The networks of figure 2 of ShuffleNet v2, whose shares are drawn there, not told.
 BREAKDOWN = {"ShuffleNet v1 1x (g=3)": "shufflenet_v1_g3", "MobileNet v2 1x": "mobilenet_v2"}
@@ -30,15 +31,20 @@ def breakdown_works(settings: Settings) -> list[Work]:
 
 def _break_down(name: str, batch: int, folded: bool, settings: Settings) -> dict[str, Any]:
     net = network(name, batch=batch, image_size=224, folded=folded)
-    found = breakdown(net.build(), layers(net.trace()), num_calls=max(3, settings.rounds))
+    program = net.build()
+    found = breakdown(program, layers(net.trace()), num_calls=max(3, settings.rounds))
+    timing = measure({name: program.call}, rounds=settings.rounds, reference=settings.reference)[name]
     jax.clear_caches()
-    return {"model": name, "batch": batch, "folded": folded, "total_ms": 1e3 * found.total_s, "shares": found.shares}
+    fields = {"model": name, "batch": batch, "folded": folded, "total_ms": 1e3 * found.total_s, "shares": found.shares}
+    return fields | {"rows": {"whole": record(timing, program)}}
 
 
 def breakdown_lines(part: Mapping[str, Any]) -> list[str]:
     """A network, for the terminal."""
+    whole = part["rows"]["whole"]["ms"]
     return [
-        f"  {part['total_ms']:.4g} ms: " + ", ".join(f"{kind} {share:.1%}" for kind, share in part["shares"].items())
+        f"  {whole:.4g} ms, {part['total_ms']:.4g} while profiled: "
+        + ", ".join(f"{kind} {share:.1%}" for kind, share in part["shares"].items())
     ]
 
 
@@ -51,7 +57,9 @@ def _roof(name: str, settings: Settings) -> dict[str, Any]:
     peaks = measure_peaks(rounds=settings.rounds)
     net = network(name, batch=1, image_size=224, folded=True)
     found = layers(net.trace())
-    seconds = breakdown(net.build(), found, num_calls=max(3, settings.rounds)).layers
+    program = net.build()
+    seconds = breakdown(program, found, num_calls=max(3, settings.rounds)).layers
+    timing = measure({name: program.call}, rounds=settings.rounds, reference=settings.reference)[name]
     jax.clear_caches()
     rows = [
         {
@@ -66,7 +74,9 @@ def _roof(name: str, settings: Settings) -> dict[str, Any]:
         }
         for roof in roofs(found, seconds, peaks)
     ]
-    return {"model": name, "macs_per_s": peaks.macs_per_s, "bytes_per_s": peaks.bytes_per_s, "layers": rows}
+    untimed = sum(bool(layer.macs.total) for layer in found) - len(rows)
+    fields = {"model": name, "macs_per_s": peaks.macs_per_s, "bytes_per_s": peaks.bytes_per_s, "layers": rows}
+    return fields | {"untimed": untimed, "rows": {"whole": record(timing, program)}}
 
 
 def roofline_lines(part: Mapping[str, Any]) -> list[str]:

@@ -1,19 +1,20 @@
 """Folded networks against torch and ONNX Runtime, in turn in one process."""
 
 import functools
-import importlib.metadata
 import importlib.util
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from arch.efficiency.latency import Call, interleave, num_threads
+from arch.efficiency.complexity import count
+from arch.efficiency.latency import REFERENCE, Call, interleave, num_threads, summarize
+from arch.models import create
 from scripts import _timing, bench_models
-from scripts.efficiency_studies.study import Settings, Work, network
+from scripts.efficiency_studies.study import Settings, Work, network, record
 
 NETWORKS = ("shufflenet_v2_x1_0", "mobilenet_v2", "resnet50")
 BATCHES = (1, 8)
@@ -24,6 +25,8 @@ def works(settings: Settings) -> list[Work]:
     if not _timing.has_torch("torchvision"):
         print("peers: torch and torchvision are not installed for this device; nothing to compare with", flush=True)
         return []
+    if not onnx_version():
+        print("peers: ONNX Runtime is not among them; pip install onnx onnxruntime", flush=True)
     return [
         Work("peers", f"{name} batch {batch}", functools.partial(_measure, name, batch, settings))
         for batch in BATCHES
@@ -34,8 +37,7 @@ def works(settings: Settings) -> list[Work]:
 def _measure(name: str, batch: int, settings: Settings) -> dict[str, Any]:
     fields = bench_models.NETWORKS[name]
     net = network(name, batch=batch, image_size=224, folded=True, **fields)
-    unfolded = network(name, batch=batch, image_size=224, folded=False, **fields)
-    num_params = sum(leaf.size for leaf in jax.tree.leaves(unfolded.variables["params"]))
+    num_params = count(create(name, **fields), (1, 224, 224, 3), train=False).params
     images = np.asarray(net.images)
     start = time.perf_counter()
     calls: dict[str, Call] = {"ours": net.build().call}
@@ -49,16 +51,21 @@ def _measure(name: str, batch: int, settings: Settings) -> dict[str, Any]:
     calls["torch_folded"] = _folded_torch(name, images)
     if onnx_version():
         calls["onnxruntime"] = _onnx(name, images)
+    calls[REFERENCE] = settings.reference
     seconds = interleave(calls, pairs=settings.rounds, once_s=settings.once_s)
+    reference = seconds.pop(REFERENCE)
     jax.clear_caches()
-    return {"model": name, "batch": batch, "compile_s": compile_s, **_timing.compare(seconds)}
+    rows = {peer: record(summarize(samples, reference)) for peer, samples in seconds.items()}
+    return {"model": name, "batch": batch, "compile_s": compile_s, "rows": rows, **_timing.compare(seconds)}
 
 
 def onnx_version() -> dict[str, str]:
     """That of ONNX Runtime, where it can be a peer."""
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")):
         return {}
-    return {"onnxruntime": importlib.metadata.version("onnxruntime")}
+    import onnxruntime  # of several packages: onnxruntime, onnxruntime-gpu
+
+    return {"onnxruntime": onnxruntime.__version__}
 
 
 def _torch_model(name: str) -> Any:
@@ -91,6 +98,8 @@ def _onnx(name: str, images: np.ndarray) -> Call:
     torch.onnx.export(_torch_model(name), torch.from_numpy(x), file, dynamo=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads()
+    # Else its threads go on spinning, for far longer than the pause before the next peer.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(file.getvalue(), options, providers=onnxruntime.get_available_providers())
     (argument,) = session.get_inputs()
 
@@ -99,6 +108,20 @@ def _onnx(name: str, images: np.ndarray) -> Call:
             session.run(None, {argument.name: x})
 
     return call
+
+
+def fastest(part: Mapping[str, Any]) -> tuple[str, _timing.Ratio]:
+    """The fastest peer, and its time over ours."""
+    name = min(part["ratio"], key=lambda peer: part["ms"][peer])
+    return name, _timing.Ratio(**part["ratio"][name])
+
+
+def sentence(parts: Sequence[Mapping[str, Any]]) -> str:
+    """Whether ours is as fast as the fastest, in plain words."""
+    found = {f"{part['model']} at batch {part['batch']}": fastest(part) for part in parts}
+    slower = [f"{cell} {ratio} of {peer}" for cell, (peer, ratio) in found.items() if ratio.median < 1]
+    told = f"Ours is at least as fast as the fastest peer in {len(found) - len(slower)} of {len(found)} cells"
+    return f"{told}; slower in {', '.join(slower)}." if slower else f"{told}."
 
 
 def lines(part: Mapping[str, Any]) -> list[str]:

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from arch.efficiency.latency import measure
+from arch.efficiency.latency import Timing, measure
 from arch.efficiency.lookup import measure_operators
 from arch.efficiency.operators import operators
 from arch.models import create
-from scripts.efficiency_studies.study import Network, Settings, Work, network
+from scripts.efficiency_studies.study import Network, Settings, Work, network, record
 
 NUM_NETWORKS = {False: 8, True: 24}  # that are predicted, in the full run more
 
@@ -50,7 +50,11 @@ SPACES = {"MobileNet v2": mobilenets, "ShuffleNet v2": shufflenets}
 
 def works(settings: Settings) -> list[Work]:
     """A table for each space, and predictions from it."""
-    return [Work("predict", f"{name} batch 1 folded", functools.partial(_predict, name, settings)) for name in SPACES]
+    count = NUM_NETWORKS[settings.is_full]
+    return [
+        Work("predict", f"{name} batch 1 folded, {count} networks", functools.partial(_predict, name, settings))
+        for name in SPACES
+    ]
 
 
 def _predict(space: str, settings: Settings) -> dict[str, Any]:
@@ -59,23 +63,23 @@ def _predict(space: str, settings: Settings) -> dict[str, Any]:
     found = [operator for net in nets for operator in operators(net.fn, net.variables, net.images)]
     table = measure_operators(found, rounds=settings.rounds)
     # The networks that the operators are from say what sums leave out; the others were never seen.
-    pairs = _compare(nets, table.predict, settings)
-    scaled = table.calibrate(pairs)
+    predicted = [table.predict(net.fn, net.variables, net.images) for net in nets]
+    scaled = table.calibrate(_pairs(predicted, _measure(nets, settings)))
     tried = [_network(model) for model, _ in zip(drawn, range(NUM_NETWORKS[settings.is_full]), strict=False)]
-    pairs = _compare(tried, scaled.predict, settings)
-    error = scaled.with_error(pairs).error
-    sums = [table.predict(net.fn, net.variables, net.images) for net in tried]
-    unscaled = table.with_error([(seconds, measured) for seconds, (_, measured) in zip(sums, pairs, strict=True)])
+    timings = _measure(tried, settings)
+    pairs = _pairs([scaled.predict(net.fn, net.variables, net.images) for net in tried], timings)
+    sums = _pairs([table.predict(net.fn, net.variables, net.images) for net in tried], timings)
     jax.clear_caches()
     return {
         "space": space,
         "operators": len(table.seconds),
         "scale": scaled.scale,
-        "error": error,
-        "unscaled_error": unscaled.error,
+        "error": scaled.with_error(pairs).error,
+        "unscaled_error": table.with_error(sums).error,
         "pairs_ms": [[1e3 * predicted, 1e3 * measured] for predicted, measured in pairs],
         "seconds": dict(scaled.seconds),
         "call_s": scaled.call_s,
+        "rows": {str(number): record(timing) for number, timing in enumerate(timings)},
     }
 
 
@@ -83,13 +87,16 @@ def _network(model: nn.Module) -> Network:
     return network(model, batch=1, image_size=224, folded=True)
 
 
-def _compare(nets: Sequence[Network], predict: Any, settings: Settings) -> list[tuple[float, float]]:
-    """Predicted and measured seconds; all networks are measured in turn."""
+def _measure(nets: Sequence[Network], settings: Settings) -> list[Timing]:
+    """Of all networks, in turn."""
     calls = {str(number): net.build().call for number, net in enumerate(nets)}
-    timings = measure(calls, rounds=settings.rounds, once_s=settings.once_s)
-    return [
-        (predict(net.fn, net.variables, net.images), timings[str(number)].median_s) for number, net in enumerate(nets)
-    ]
+    timings = measure(calls, rounds=settings.rounds, once_s=settings.once_s, reference=settings.reference)
+    return list(timings.values())
+
+
+def _pairs(predicted: Sequence[float], timings: Sequence[Timing]) -> list[tuple[float, float]]:
+    """Predicted and measured seconds."""
+    return [(seconds, timing.median_s) for seconds, timing in zip(predicted, timings, strict=True)]
 
 
 def lines(part: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """The four structure tables: published speeds beside those of this device."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from arch.efficiency.latency import build, measure
 from arch.efficiency.ranks import rank_correlation, reversals
 from arch.efficiency.tables import Cell, cells, deviations
-from scripts.efficiency_studies.study import Settings, Work, record
+from scripts.efficiency_studies.study import Settings, Work, record, timing_variables
 
 UNITS = {"gpu": "batches/s", "cpu": "images/s"}
 
@@ -36,7 +37,7 @@ def _measure(column: Sequence[Cell], batch: int, settings: Settings) -> dict[str
     programs = {}
     for cell in column:
         module, x = cell.module(), jnp.full(cell.input_shape(batch), 0.5)
-        programs[cell.row] = build(module.apply, jax.jit(module.init)(jax.random.key(0), x), x)
+        programs[cell.row] = build(module.apply, timing_variables(module.init, x), x)
     calls = {row: program.call for row, program in programs.items()}
     timings = measure(calls, rounds=settings.rounds, once_s=settings.once_s, reference=settings.reference)
     rows = {
@@ -54,9 +55,16 @@ def _measure(column: Sequence[Cell], batch: int, settings: Settings) -> dict[str
     return {"platform": first.platform, "size": first.size, "channels": first.channels, "batch": batch, "rows": rows}
 
 
+def quoted(part: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The rows of a column that are not too noisy."""
+    return {row: values for row, values in part["rows"].items() if not values["is_noisy"]}
+
+
 def correlation(part: Mapping[str, Any]) -> float:
-    """Of the ranks of a column's rows, published and measured."""
-    rows = part["rows"].values()
+    """Of the ranks of a column's quoted rows, published and measured; not a number where fewer than two are left."""
+    rows = quoted(part).values()
+    if len(rows) < 2:
+        return math.nan
     return rank_correlation([row["published"] for row in rows], [row["measured"] for row in rows])
 
 
@@ -64,17 +72,18 @@ def sentence(parts: Sequence[Mapping[str, Any]]) -> str:
     """Whether this device agrees with the guideline, in plain words."""
     pairs: dict[tuple[str, str], list[float]] = {}
     for part in parts:
-        quoted = {row: values for row, values in part["rows"].items() if not values["is_noisy"]}
-        published, measured = ({row: v[key] for row, v in quoted.items()} for key in ("published", "measured"))
+        published, measured = ({row: v[key] for row, v in quoted(part).items()} for key in ("published", "measured"))
         for faster, slower, ratio in reversals(published, measured, tolerance=0.05):
             pairs.setdefault((faster, slower), []).append(ratio)
-    correlations = [correlation(part) for part in parts]
-    start = (
-        f"Rank correlation {statistics.mean(correlations):.2f} over {len(parts)} columns, least {min(correlations):.2f}"
-    )
+    correlations = [value for value in map(correlation, parts) if not math.isnan(value)]
     noisy = sum(values["is_noisy"] for part in parts for values in part["rows"].values())
-    if noisy:
-        start += f"; {noisy} cells are too noisy to quote, and left out of what follows"
+    left_out = f"; {noisy} cells are too noisy to quote, and left out" if noisy else ""
+    if not correlations:
+        return f"Nothing can be said of the {len(parts)} columns{left_out}."
+    start = (
+        f"Rank correlation {statistics.mean(correlations):.2f} over {len(correlations)} columns, least "
+        f"{min(correlations):.2f}{left_out}"
+    )
     if not pairs:
         return f"{start}: wherever rows differ by more than 5%, this device orders them as published."
     told = [

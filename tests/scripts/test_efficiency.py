@@ -74,6 +74,41 @@ def test_a_run_stops_in_time_and_when_it_is_interrupted(small, tmp_path, capsys,
     assert len(_results.read(tmp_path / "two.jsonl")) == 2
 
 
+def test_a_cell_that_fails_is_told_and_tried_again(monkeypatch, tmp_path, capsys):
+    broken = {"a"}
+
+    def works(settings):
+        def measure(cell):
+            if cell in broken:
+                raise RuntimeError("no\ncompiler")
+            return column([4.0, 3.0, 2.0, 1.0])
+
+        return [Work("g2", cell, lambda cell=cell: measure(cell)) for cell in ("a", "b")]
+
+    monkeypatch.setattr(efficiency, "STUDIES", {"g2": efficiency.Study(works, structure.lines)})
+    path = tmp_path / "results.jsonl"
+    assert efficiency.main(["g2", f"--json={path}"]) == 1
+    assert capsys.readouterr().err == "efficiency: g2 a failed: RuntimeError: no compiler\n"
+    assert [record["cell"] for record in _results.read(path)[1:]] == ["b"]
+    broken.clear()
+    assert efficiency.main(["g2", f"--json={path}"]) == 0
+    assert [record["cell"] for record in _results.read(path)[1:]] == ["b", "a"]
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "stn_classifier", "condensenet_74", "gunn_18"])
+def test_values_to_be_timed_with_have_the_shapes_of_initial_ones(name, monkeypatch):
+    """And no other programs are compiled for them than where the values matter."""
+    model, x = create(name, num_classes=10), jnp.zeros((1, 32, 32, 3))
+    compiled = []
+    monkeypatch.setattr(jax, "jit", lambda init: compiled.append(name) or functools.partial(jax.eval_shape, init))
+    found = study.timing_variables(functools.partial(model.init, train=False), x)
+    expected = abstract_variables(model, x, train=False)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), found) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), expected
+    )
+    assert compiled == ([name] if name in ("stn_classifier", "condensenet_74") else [])
+
+
 def test_the_sentence_names_what_the_device_disagrees_on():
     assert "orders them as published" in structure.sentence([column([4.0, 3.0, 2.0, 1.0])])
     told = structure.sentence([column([4.0, 8.0, 2.0, 1.0]), column([4.0, 6.0, 2.0, 1.0])])
@@ -85,25 +120,32 @@ def test_the_sentence_names_what_the_device_disagrees_on():
     noisy["rows"]["g=2"] |= {"is_noisy": True}
     told = structure.sentence([noisy])
     assert "1 cells are too noisy to quote" in told and "orders them as published" in told
+    for row in noisy["rows"].values():
+        row["is_noisy"] = True
+    assert structure.sentence([noisy]).startswith("Nothing can be said of the 1 columns; 4 cells are too noisy")
 
 
 def records():
     """A record of every study."""
     model = {"batch": 1, "image_size": 224, "folded": True, "macs": 146 * 10**6, "images_per_s": 500.0, **TIMING}
-    model |= {"compile_s": 3.0, "peak_bytes": 2**24, "source": "", "level": 140}
+    model |= {"compile_s": 3.0, "peak_bytes": 2**24, "source": "", "level": 140, "dtype": "float32"}
+    whole = {"rows": {"whole": TIMING}}
     layer = {"layer": "conv", "kind": "conv 1x1", "macs": 10**6, "bytes": 10**5, "ms": 0.2, "limit_ms": 0.1}
     ratio = {"median": 1.5, "low": 1.4, "high": 1.6}
     members = {
         "g2": [column([4.0, 8.0, 2.0, 1.0])],
-        "breakdown": [{"folded": True, "total_ms": 5.0, "shares": {kind: 1 / len(KINDS) for kind in KINDS}}],
+        "breakdown": [{"folded": True, "total_ms": 5.0, "shares": {kind: 1 / len(KINDS) for kind in KINDS},
+                       **whole}],
         "roofline": [{"model": "net", "macs_per_s": 1e11, "bytes_per_s": 1e10,
-                      "layers": [layer | {"bound": "memory", "reached": 0.5}]}],
-        "peers": [{"model": "resnet50", "batch": 1, "ms": {"ours": 2.0, "torch": 3.0}, "ratio": {"torch": ratio},
-                   "compile_s": {"ours": 2.0}}],
+                      "layers": [layer | {"bound": "memory", "reached": 0.5}], "untimed": 0, **whole}],
+        "peers": [{"model": "resnet50", "batch": 1, "ms": {"ours": 2.0, "torch": 3.0, "torch_compile": 1.8},
+                   "ratio": {"torch": ratio, "torch_compile": {"median": 0.9, "low": 0.8, "high": 0.95}},
+                   "compile_s": {"ours": 2.0}, "rows": {"ours": TIMING}}],
         "predict": [{"space": "nets", "operators": 9, "error": 0.05, "scale": 1.1, "unscaled_error": 0.12,
                      "pairs_ms": [[1.0, 1.1], [2.0, 1.9]]}],
-        "models": [model | {"family": family, "top1": top1} for family, top1 in (("A", 0.7), ("B", None))]
-        + [model | {"family": "resnet18", "level": None, "top1": 0.69758, "is_noisy": True}],
+        "models": [model | {"family": family, "top1": top1, "published_cpu": speed, "images_per_s": images}
+                   for family, top1, speed, images in (("A", 0.7, 8.0, 500.0), ("B", None, 9.0, 400.0))]
+        + [model | {"family": "resnet18", "level": None, "top1": 0.69758, "is_noisy": True, "source": "a paper"}],
     }  # fmt: skip
     return [
         {"record": "cell", "study": name, "cell": f"{name} {number}", **part}
@@ -129,9 +171,17 @@ def test_the_page_has_every_number_and_its_figures(tmp_path):
     assert "| g=2 | 35, 8 |" in text and "| *rank correlation* | 0.80 |" in text and "by at most 1.0%" in text
     assert "g=2 is faster than g=1 in 1 of 1 columns (by up to 2.00x)" in text
     assert "| conv 1x1 | 1 | 0.2 | 0.1 | memory | 50% |" in text and "100 GMACs/s, 10 GB/s" in text
-    assert "| resnet50 | 1 | 2 | 1.5 (1.4-1.6) | ours 2 s |" in text
+    assert "| resnet50 | 1 | 2 | 1.5 (1.4-1.6) | 0.9 (0.8-0.95) | torch_compile, 0.9 | ours 2 s |" in text
+    assert "in 0 of 1 cells; slower in resnet50 at batch 1 0.9 (0.8-0.95) of torch_compile." in text
+    assert (
+        "reached in 1 of 1 spaces" in text
+        and "The speeds of 2 networks of these sizes rank as on the authors' CPU" in text
+    )
+    assert "correlation of -1.00" in text and "a paper: resnet18" in text and "Whether it repeats" not in text
     assert "| nets | 9 | 2 | 5.0% | 1.10 | 12.0% |" in text
-    assert "| A 140M | 1 | yes | 146.0 | 0.700 | 2 | 500 | 3 | 16 |" in text and "| resnet18 | 1 | yes |" in text
+    assert (
+        "| A 140M | float32 | 1 | yes | 146.0 | 0.700 | 2 | 500 | 3 | 16 |" in text and "| resnet18 | float32 |" in text
+    )
     assert "2 **noisy**" in text
     drawn = {path.name for path in page.parent.glob("*.png")}
     assert drawn == {f"efficiency_{study}.png" for study in ("breakdown", "roofline", "predict", "models")}
@@ -147,10 +197,17 @@ def test_agreement_is_told_after_normalising(tmp_path):
         part["rows"]["g=4"] |= {"is_noisy": is_noisy}
         return str(write(tmp_path / name, HEADER, [{"record": "cell", "study": "g2", "cell": "x", **part}]))
 
-    told = agreement.report(run("a.jsonl", 4.0, False), run("b.jsonl", 5.0, True)).splitlines()
-    assert told[0].startswith("4 cells in common; 1 are too noisy to quote")
-    assert told[0].endswith("of the other 3, 2 agree within 10% (66.7%)")
+    first, second = run("a.jsonl", 4.0, False), run("b.jsonl", 5.0, True)
+    text, is_met = agreement.report(first, second)
+    told = text.splitlines()
+    assert told[0].startswith("4 cells in common; 1 are too noisy to quote") and not is_met
+    assert "of the other 3, 2 agree within 10% (66.7%): fewer than the 90%" in told[0]
     assert told[1:] == ["  g2 x g=2: 1.25 times as long"]
+    assert efficiency.main(["agree", f"--json={first}", f"--json={second}"]) == 1
+    assert efficiency.main(["agree", f"--json={first}", f"--json={first}"]) == 0
+    page = tmp_path / "page.md"
+    assert efficiency.main(["page", f"--json={first}", f"--json={second}", f"--output={page}"]) == 0
+    assert "## Whether it repeats" in page.read_text() and "- g2 x g=2: 1.25 times as long" in page.read_text()
     other = write(tmp_path / "c.jsonl", {**HEADER, "device": "another"}, [])
     with pytest.raises(ValueError, match=r"^agree: [^\n]*must be of a processor[^\n]*$"):
         agreement.report(run("a.jsonl", 4.0, False), str(other))
@@ -173,7 +230,7 @@ def test_works_have_names_of_their_own(monkeypatch):
 def test_networks_have_the_published_multiply_adds(family, level):
     """Within 5%: the paper rounds; Xception is scaled, and so are the small MobileNets, whose channels differ."""
     name, fields = networks.LEVELS.get((family, level), (None, {}))
-    model = networks.xception(level) if family == "Xception" else create(name, **fields)
+    model = create("xception", **networks.xception_fields(level)) if family == "Xception" else create(name, **fields)
     assert count(model, train=False).macs == pytest.approx(1e6 * networks.PUBLISHED[family, level][0], rel=0.05)
 
 
