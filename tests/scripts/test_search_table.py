@@ -36,9 +36,7 @@ def test_regret_is_that_of_what_a_search_would_report(path, monkeypatch):
     monkeypatch.setattr(search_table, "BUDGETS", (10, 64))
     truth = search_table.truth_of(path)
     assert truth.best == pytest.approx(0.9) and len(truth.value) == 5
-    found = search_table.regrets(
-        truth, lambda *args, **fields: RandomSearch(*args, distinct=True, **fields), 4, "random"
-    )
+    found = search_table.regrets(truth, functools.partial(RandomSearch, distinct=True), 4, "random")
     assert found.shape == (4, 64)
     # Having seen every cell once, it reports one with the most paths: noise of 0.05 does not outweigh a path of 0.1.
     np.testing.assert_allclose(found[:, -1], 0, atol=1e-9)

@@ -50,8 +50,8 @@ class NASBench201Space(CategoricalSpace):
 def canonical(text: str) -> str:
     """What a cell computes, as a sum of terms: one text for all cells that compute the same.
 
-    Skip connections hand on the terms of what they read; nothing comes of "none", nor of an operation on nothing: what a
-    normalization adds there, a bias, is not counted. "x" is the cell's input, "nor_conv_3x3(x + x)" a convolution of
+    Skip connections hand on the terms of what they read; nothing comes of "none", nor of an operation on nothing: the
+    bias that a normalization adds there is not counted. "x" is the cell's input, "nor_conv_3x3(x + x)" a convolution of
     twice of it; "" is a cell that its input does not reach.
 
     Args:
