@@ -1,6 +1,7 @@
 """How scripts/search.py evaluates many small candidates: by one program, to which the architecture is data."""
 
 import ast
+import copy
 import dataclasses
 import functools
 import math
@@ -54,17 +55,30 @@ class Candidates:
         if not hasattr(self._model, "cell"):
             raise unknown_name("config.recipe: model.name", config.model.name, ["nas_bench_201"])
         tx, _ = optim.create(config.optimizer, config.schedule, self.plan)
-        self._program = OneProgram(
-            lambda cell: self._model.clone(cell=cell, operations=tuple(operations), branch=grouping == "one"),
-            tx,
+        self._make = functools.partial(
+            OneProgram,
+            tx=tx,
             preprocess=(self._pipeline.preprocess(train=True), self._pipeline.preprocess(train=False)),
             image_shape=info.eval_image_shape,
             num_classes=info.num_classes,
             num_steps=self.plan.num_steps,
-            grouping=grouping,
             dtype=config.model.dtype,
             label_smoothing=config.label_smoothing,
         )
+        self._program = self._make(
+            lambda cell: self._model.clone(cell=cell, operations=tuple(operations), branch=grouping == "one"),
+            grouping=grouping,
+        )
+
+    def alone(self, cell: str) -> "Candidates":
+        """The same with a program of one cell alone, compiled anew: what one program for all is compared with.
+
+        Args:
+          cell: as text.
+        """
+        other = copy.copy(self)
+        other._program = self._make(lambda _: self._model.clone(cell=cell))
+        return other
 
     def evaluate(self, cells: np.ndarray, seeds: Sequence[int]) -> list[dict[str, float]]:
         """Metrics of the splits by name, such as val/accuracy, of each; all are nan where a loss was not finite.

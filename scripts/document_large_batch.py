@@ -3,12 +3,14 @@
     python scripts/document_large_batch.py
     python scripts/document_large_batch.py --results=runs/mine.jsonl --out=runs/mine
 
-Accuracies, updates and noise scales by rule and batch, mean and standard deviation (n - 1) over the seeds. A cell that
-coincides with one of another rule was run once, and stands in the row of each. The picture puts what the papers print
-beside it, as the loss against the batch that they began from.
+Accuracies, updates and noise scales by rule and batch: mean and standard deviation (n - 1) over seeds; of the noise,
+whose estimates have long tails, the median, and none where it is negative, since |G|^2 was lost in the noise. A cell
+that coincides with one of another rule was run once, and stands in the row of each. The picture puts what the papers
+print beside it, as the loss against the batch that they began from.
 """
 
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +39,7 @@ PUBLISHED = {
     ("linear", "Goyal et al., linear"): (32, -1.2),
     ("lars", "You et al., LARS"): (128, 0.0),
 }
+SHOWN = 12.0  # points of accuracy below the best, in the picture
 BEFORE_THE_FALL = 3  # the last whole epoch before the rate falls first
 
 Cells = Mapping[tuple[str, int], Sequence[Result]]
@@ -95,14 +98,13 @@ def tables(cells: Cells) -> str:
     """Markdown: four tables with a row a rule and a column a batch."""
     percent = [[100 * value for value in finals(runs, METRIC)] for runs in cells.values()]
     accuracy = dict(zip(cells, percent, strict=True))
-    last = int(large_batch.NUM_EPOCHS)
     parts = {
         "Test accuracy in %, after the last epoch": lambda cell: _spread(accuracy[cell]),
         "Updates": lambda cell: f"{cells[cell][0].num_steps:,}",
-        f"Noise scale of the gradient, tr(S) / |G|^2 in images, in epoch {BEFORE_THE_FALL}": lambda cell: _rounded(
-            at_epoch(cells[cell], NOISE, BEFORE_THE_FALL)
+        "Noise scale of the gradient, tr(S) / |G|^2 in images, in epoch 1": lambda cell: _rounded(
+            at_epoch(cells[cell], NOISE, 1)
         ),
-        f"The same in epoch {last}": lambda cell: _rounded(at_epoch(cells[cell], NOISE, last)),
+        f"The same in epoch {BEFORE_THE_FALL}": lambda cell: _rounded(at_epoch(cells[cell], NOISE, BEFORE_THE_FALL)),
         f"Noise scale of the schedule, g = lr / (1 - m) (N / B - 1), in epoch {BEFORE_THE_FALL}": lambda cell: _rounded(
             at_epoch(cells[cell], STRENGTH, BEFORE_THE_FALL)
         ),
@@ -127,14 +129,22 @@ def _spread(values: Sequence[float]) -> str:
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
+def median(values: Sequence[float]) -> float:
+    """Of estimates of a noise scale; not a number where it is negative."""
+    found = statistics.median(values) if values else math.nan
+    return found if found > 0 else math.nan
+
+
 def _rounded(values: Sequence[float]) -> str:
-    """The mean to two digits: the estimates are not better."""
-    return f"{float(f'{statistics.fmean(values):.2g}'):,g}" if values else "-"
+    """The median to two digits: the estimates are not better."""
+    found = median(values)
+    return "-" if math.isnan(found) else f"{float(f'{found:.2g}'):,g}"
 
 
 def draw(cells: Cells, path: Path) -> None:
     """The loss of accuracy against the growth of the batch, accuracy against updates, the gradient's noise by epoch."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     figure = Figure(figsize=(13.0, 4.4), layout="constrained")
     against_batch, against_updates, noise = figure.subplots(1, 3)
@@ -152,12 +162,19 @@ def draw(cells: Cells, path: Path) -> None:
     for number, size in enumerate(large_batch.BATCH_SIZES):
         runs = cells.get(("warmup", size), ())
         epochs = range(1, 1 + max((len(run.rows) for run in runs), default=0))
-        means = {epoch: statistics.fmean(values) for epoch in epochs if (values := at_epoch(runs, NOISE, epoch))}
-        noise.plot(list(means), list(means.values()), ".-", color=f"C{number + 6}", label=f"{size:,} images an update")
+        medians = [median(at_epoch(runs, NOISE, epoch)) for epoch in epochs]
+        noise.plot(list(epochs), medians, ".-", color=f"C{number + 6}", label=f"{size:,} images an update")
     against_batch.set(xlabel="batch, in multiples of the first", ylabel="test accuracy, points above the first batch's")
     against_batch.set_xscale("log", base=2)
+    against_batch.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     against_updates.set(xlabel="updates", ylabel="test accuracy, %", xscale="log")
-    noise.set(xlabel="epoch", ylabel="noise scale of the gradient, images", yscale="log")
+    against_updates.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    against_updates.xaxis.set_minor_locator(NullLocator())
+    against_updates.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    for axes in (against_batch, against_updates):  # what fails altogether is out of sight
+        highest = max((max(line.get_ydata()) for line in axes.lines), default=0.0)
+        axes.set_ylim(max(axes.get_ylim()[0], highest - SHOWN), highest + 0.05 * SHOWN)
+    noise.set(xlabel="epoch", ylabel="noise scale of the gradient, images", yscale="log", title=RULES["warmup"])
     for axes in (against_batch, against_updates, noise):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
