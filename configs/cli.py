@@ -18,7 +18,7 @@ from ml_collections import config_flags
 flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
 
 # Their fields belong to the class that `name` beside them chooses, which refuses those that it does not have.
-OPEN_GROUPS = ("model.fields", "model.norm.fields", "strategy.fields", "supernet")
+OPEN_GROUPS = ("model.fields", "model.norm.fields", "strategy.fields", "executor_fields", "supernet")
 # Of searches. Their fields may be dotted paths of fields of a recipe.
 DOTTED_GROUPS = ("overrides", "space.fields")
 

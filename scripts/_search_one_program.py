@@ -4,6 +4,7 @@ import ast
 import copy
 import dataclasses
 import functools
+import itertools
 import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import input_pipeline
 from arch import models, optim
 from arch.errors import unknown_name
+from arch.models.classification.nas_bench_201 import EDGES
 from arch.search.one_program import OneProgram
 from arch.search.spaces.nas_bench_201 import NASBench201Space
 from arch.search.trials import Evaluation, Job
@@ -80,6 +82,23 @@ class Candidates:
         other._program = self._make(lambda _: self._model.clone(cell=cell))
         return other
 
+    def prepare(self, num_candidates: int = 1) -> None:
+        """Compiles all, by one step and one batch of each evaluation.
+
+        Args:
+          num_candidates: that `evaluate` will be given.
+        """
+        cells = np.zeros((num_candidates, len(EDGES)), np.int32)
+        seeds = [0] * num_candidates
+        streams = [itertools.islice(map(_first_device, self._pipeline.train(0)), 1) for _ in seeds]
+        states = self._program.train(cells, seeds, streams)
+        for split in self._splits:
+            self._program.evaluate(cells, states, lambda split=split: itertools.islice(self._batches(split), 1))
+
+    @property
+    def _splits(self) -> list[str]:
+        return [split for split in ("val", "test") if self._config.data[f"{split}_split"]]
+
     def evaluate(self, cells: np.ndarray, seeds: Sequence[int]) -> list[dict[str, float]]:
         """Metrics of the splits by name, such as val/accuracy, of each; all are nan where a loss was not finite.
 
@@ -90,9 +109,7 @@ class Candidates:
         streams = [map(_first_device, self._pipeline.reseeded(seed).train(0)) for seed in seeds]
         states = self._program.train(np.asarray(cells, np.int32), seeds, streams)
         found: list[dict[str, float]] = [{} for _ in states]
-        for split in ("val", "test"):
-            if not self._config.data[f"{split}_split"]:
-                continue
+        for split in self._splits:
             measured = self._program.evaluate(cells, states, functools.partial(self._batches, split))
             for values, state, metrics in zip(found, states, measured, strict=True):
                 diverged = int(state.bad_step) >= 0
@@ -125,7 +142,7 @@ def _first_device(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class OneProgramTraining:
-    """Evaluates cells one at a time in this process, where the program is compiled once.
+    """Evaluates cells in this process, where the program is compiled once.
 
     Attributes:
       recipe: FILE.py[:ARGS].
@@ -133,6 +150,7 @@ class OneProgramTraining:
       metric: what is rewarded, such as val/accuracy.
       operations: of the space.
       reward: how the metric is weighed against what the network costs.
+      num_together: candidates that the program trains at a time; 1 takes them one after the other.
     """
 
     recipe: str
@@ -140,25 +158,55 @@ class OneProgramTraining:
     metric: str
     operations: tuple[str, ...]
     reward: Reward = dataclasses.field(default_factory=Reward)
+    num_together: int = 1
+
+    def prepare(self) -> None:
+        """Reads the data and compiles, once a process."""
+        self._candidates()
+
+    def _candidates(self) -> Candidates:
+        return _candidates(self.recipe, repr(dict(self.overrides)), self.operations, self.num_together)
 
     def __call__(self, job: Job) -> Evaluation:
         """As that of `scripts._search_training.Training`, but for the folder."""
-        fields = {**self.overrides, **fields_of("nas_bench_201", job.architecture)}
-        _, costs = known(self.recipe, fields, self.reward)
-        if not self.reward.allows(costs):
+        (found,) = self.together([job])
+        return found
+
+    def together(self, jobs: Sequence[Job]) -> list[Evaluation]:
+        """Of several, at most `num_together` at a time; those beyond a hard limit are not trained."""
+        costs = {job.id: self._costs(job) for job in jobs}
+        allowed = [job for job in jobs if self.reward.allows(costs[job.id])]
+        metrics: dict[int, dict[str, float]] = {}
+        for start in range(0, len(allowed), self.num_together):
+            group = allowed[start : start + self.num_together]
+            # The program is of so many candidates: the last stands for those that are missing.
+            whole = group + group[-1:] * (self.num_together - len(group))
+            space = NASBench201Space(self.operations)
+            cells = np.asarray([space.from_json(job.architecture).values for job in whole])
+            found = self._candidates().evaluate(cells, [job.seed for job in whole])
+            metrics |= {job.id: values for job, values in zip(group, found, strict=False)}
+        return [self._evaluation(costs[job.id], metrics.get(job.id)) for job in jobs]
+
+    def _costs(self, job: Job) -> dict[str, float]:
+        return known(self.recipe, {**self.overrides, **fields_of("nas_bench_201", job.architecture)}, self.reward)[1]
+
+    def _evaluation(self, costs: dict[str, float], metrics: Mapping[str, float] | None) -> Evaluation:
+        """Of a candidate, of which there are no metrics where it was not trained."""
+        if metrics is None:
             return Evaluation(-math.inf, cost=0.0, metrics=costs)
-        candidates = _candidates(self.recipe, repr(dict(self.overrides)), self.operations)
-        code = NASBench201Space(self.operations).from_json(job.architecture).values
-        (metrics,) = candidates.evaluate(np.asarray([code]), [job.seed])
         if self.metric not in metrics:
             raise ValueError(f"config.metric={self.metric} must be one of {', '.join(metrics)}; see its splits")
-        cost, value = float(candidates.plan.examples_before(candidates.plan.num_steps)), metrics[self.metric]
+        plan = self._candidates().plan
+        cost, value = float(plan.examples_before(plan.num_steps)), metrics[self.metric]
         if not math.isfinite(value):
             return Evaluation(-math.inf, cost=cost, metrics=costs)
-        return Evaluation(self.reward.weigh(value, costs), cost=cost, metrics=costs | metrics)
+        return Evaluation(self.reward.weigh(value, costs), cost=cost, metrics={**costs, **metrics})
 
 
 @functools.cache
-def _candidates(recipe: str, overrides: str, operations: tuple[str, ...]) -> Candidates:
-    """Once a process: making it reads the data, and its first use compiles."""
-    return Candidates(configure(recipe, ast.literal_eval(overrides)), operations)
+def _candidates(recipe: str, overrides: str, operations: tuple[str, ...], num_together: int) -> Candidates:
+    """Once a process: making it reads the data and compiles."""
+    grouping = "vmap" if num_together > 1 else "one"
+    made = Candidates(configure(recipe, ast.literal_eval(overrides)), operations, grouping)
+    made.prepare(num_together)
+    return made

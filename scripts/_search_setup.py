@@ -43,10 +43,12 @@ STRATEGIES = {
     "exhaustive": Exhaustive,
 }
 EVALUATORS = ("train", "one_program", "table")
-EXECUTORS = {
-    "inline": lambda num_parallel: executors.InLine(),
+# By config.executor: made of config.num_parallel and config.executor_fields.
+EXECUTORS: Mapping[str, Callable[..., executors.Executor]] = {
+    "inline": lambda num_parallel, **fields: executors.InLine(**fields),
+    "together": lambda num_parallel, **fields: executors.Together(**fields),
     "processes": executors.Processes,
-    "ray": lambda num_parallel: executors.Ray(),
+    "ray": lambda num_parallel, **fields: executors.Ray(**fields),
 }
 
 
@@ -89,12 +91,21 @@ def create(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Setup:
     strategy = _call("config.strategy.fields", lambda fields: make(space, seed=config.seed, **fields),
                      config.strategy.fields.to_dict())  # fmt: skip
     evaluate = _evaluator(config, folder, space, reward)
-    return Setup(space, strategy, EXECUTORS[config.executor](config.num_parallel), evaluate)
+    executor = _call(
+        "config.executor_fields",
+        lambda fields: EXECUTORS[config.executor](config.num_parallel, **fields),
+        config.executor_fields.to_dict(),
+    )
+    return Setup(space, strategy, executor, evaluate)
 
 
 def _evaluator(config: ml_collections.ConfigDict, folder: pathlib.Path, space: Any, reward: Reward) -> Evaluate:
     """What config.evaluator names."""
     common = {"recipe": config.recipe, "overrides": config.overrides.to_dict(), "metric": config.metric}
+    if config.executor == "together" and config.evaluator != "one_program":
+        raise ValueError(
+            f"config.executor=together is for config.evaluator=one_program, not {config.evaluator}; set it to inline"
+        )
     if config.evaluator == "train":
         make = Morphing if config.space.name == "graphs" else Training
         return make(**common, folder=str(folder / "trials"), space=config.space.name, reward=reward)
@@ -104,7 +115,8 @@ def _evaluator(config: ml_collections.ConfigDict, folder: pathlib.Path, space: A
             "it to train"
         )
     if config.evaluator == "one_program":
-        return OneProgramTraining(**common, operations=space.operations, reward=reward)
+        num_together = config.num_parallel if config.executor == "together" else 1
+        return OneProgramTraining(**common, operations=space.operations, reward=reward, num_together=num_together)
     table = Table.read(pathlib.Path(config.table), config.metric)
     table.check(space)
     return Lookup(table, reward)

@@ -1,11 +1,13 @@
-"""Where trials are evaluated: here, in processes of this machine, or by Ray on several: `submit` and `close`."""
+"""Where trials are evaluated: here, one by one or together, in processes of this machine, or by Ray on several."""
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 from arch.training.host import die_with
@@ -14,19 +16,29 @@ from arch.training.host import die_with
 class Executor(Protocol):
     """What a search hands its jobs to; it has no more at a time than it was given workers."""
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> concurrent.futures.Future:
+    def submit(self, function: Callable[..., Any], *args: Any) -> Future:
         """Calls a function of a module somewhere; where the worker died, the result raises."""
+
+    def wait(self, futures: Collection[Future], timeout: float | None) -> set[Future]:
+        """Those that are done, after so many seconds; None waits until one is."""
 
     def close(self) -> None:
         """Ends the workers; what they were at is lost."""
 
 
+def wait_for_one(futures: Collection[Future], timeout: float | None) -> set[Future]:
+    """`Executor.wait` of futures that become done by themselves."""
+    return concurrent.futures.wait(futures, timeout=timeout, return_when=concurrent.futures.FIRST_COMPLETED).done
+
+
 class InLine:
     """In this process, one after the other."""
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> concurrent.futures.Future:
+    wait = staticmethod(wait_for_one)
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Future:
         """Calls now; an exception is kept in the future, an interrupt is raised."""
-        future: concurrent.futures.Future = concurrent.futures.Future()
+        future: Future = Future()
         try:
             future.set_result(function(*args))
         except Exception as error:
@@ -37,67 +49,127 @@ class InLine:
         """Nothing to end."""
 
 
+class Together:
+    """In this process, all that are waited for by one call: many small candidates that share a device.
+
+    What it is given is called as `function.together([args, ...])` and gives as many results, in their order; where that
+    raises, all have failed.
+    """
+
+    def __init__(self):
+        self._waiting: list[tuple[Future, Callable[..., Any], tuple[Any, ...]]] = []
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Future:
+        """Keeps the call until a result is waited for."""
+        future: Future = Future()
+        self._waiting.append((future, function, args))
+        return future
+
+    def wait(self, futures: Collection[Future], timeout: float | None) -> set[Future]:
+        """Calls, where nothing is done yet and it may take as long as it needs."""
+        done = {future for future in futures if future.done()}
+        if not done and timeout is None and self._waiting:
+            waiting, self._waiting = self._waiting, []
+            try:
+                results = waiting[0][1].together([args for _, _, args in waiting])
+                for (future, _, _), result in zip(waiting, results, strict=True):
+                    future.set_result(result)
+            except Exception as error:
+                for future, _, _ in waiting:
+                    if not future.done():
+                        future.set_exception(error)
+            done = {future for future in futures if future.done()}
+        return done
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+@dataclasses.dataclass(eq=False)
+class _Worker:
+    """A process, and which of the devices it sees."""
+
+    pool: concurrent.futures.ProcessPoolExecutor
+    number: int
+
+
 class Processes:
     """Fresh processes of this machine, each a pool of one, so that one that dies takes nothing but its own trial along.
 
     Args:
       num_workers: trials at a time.
+      device_variable: of the environment, such as CUDA_VISIBLE_DEVICES: worker i gets the i-th of the devices that it
+        lists here, or i where it is not set. "": all workers see all devices.
     """
 
-    def __init__(self, num_workers: int):
+    wait = staticmethod(wait_for_one)
+
+    def __init__(self, num_workers: int, device_variable: str = ""):
         if num_workers < 1:
             raise ValueError(f"Processes: num_workers={num_workers} must be at least 1; one evaluates in turn")
-        self._free: list[concurrent.futures.ProcessPoolExecutor] = []
-        self._busy: dict[concurrent.futures.Future, concurrent.futures.ProcessPoolExecutor] = {}
+        devices = [name for name in os.environ.get(device_variable, "").split(",") if name]
+        if devices and len(devices) < num_workers:
+            raise ValueError(
+                f"Processes: num_workers={num_workers} must be at most the {len(devices)} devices of {device_variable}="
+                f"{','.join(devices)}; lower it"
+            )
+        self._variable, self._devices = device_variable, devices or list(map(str, range(num_workers)))
+        self._free: list[_Worker] = []
+        self._busy: dict[Future, _Worker] = {}
         self._num_workers = num_workers
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> concurrent.futures.Future:
+    def submit(self, function: Callable[..., Any], *args: Any) -> Future:
         """To a process that has nothing to do; waits for one where all are at work."""
         while len(self._busy) >= self._num_workers:
-            concurrent.futures.wait(self._busy, return_when=concurrent.futures.FIRST_COMPLETED)
+            self.wait(self._busy, None)
             self._collect()
         self._collect()
         while self._free:
-            pool = self._free.pop()
+            worker = self._free.pop()
             with contextlib.suppress(concurrent.futures.BrokenExecutor):  # it died while it had nothing to do
-                return self._submit(pool, function, *args)
-        return self._submit(self._start(), function, *args)
+                return self._hand(worker, function, *args)
+        return self._hand(self._start(), function, *args)
 
-    def _submit(
-        self, pool: concurrent.futures.ProcessPoolExecutor, function: Callable[..., Any], *args: Any
-    ) -> concurrent.futures.Future:
-        future = pool.submit(function, *args)
-        self._busy[future] = pool
+    def _hand(self, worker: _Worker, function: Callable[..., Any], *args: Any) -> Future:
+        future = worker.pool.submit(function, *args)
+        self._busy[future] = worker
         return future
 
     def _collect(self) -> None:
         """Takes back the processes that have finished; those that have died are left."""
         for future in [future for future in self._busy if future.done()]:
-            pool = self._busy.pop(future)
+            worker = self._busy.pop(future)
             if isinstance(future.exception(), concurrent.futures.BrokenExecutor):
-                pool.shutdown(wait=False)
+                worker.pool.shutdown(wait=False)
             else:
-                self._free.append(pool)
+                self._free.append(worker)
 
-    def _start(self) -> concurrent.futures.ProcessPoolExecutor:
-        # Not a fork: JAX has threads.
-        return concurrent.futures.ProcessPoolExecutor(
-            1, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)
+    def _start(self) -> _Worker:
+        taken = {worker.number for worker in [*self._free, *self._busy.values()]}
+        number = next(number for number in range(self._num_workers) if number not in taken)
+        environment = {self._variable: self._devices[number]} if self._variable else {}
+        pool = concurrent.futures.ProcessPoolExecutor(
+            1,
+            mp_context=multiprocessing.get_context("spawn"),  # not a fork: JAX has threads
+            initializer=_begin,
+            initargs=(os.getpid(), environment),
         )
+        return _Worker(pool, number)
 
     def close(self) -> None:
         """Ends all, at work or not."""
-        for pool in [*self._free, *self._busy.values()]:
-            for process in list((pool._processes or {}).values()):
+        for worker in [*self._free, *self._busy.values()]:
+            for process in list((worker.pool._processes or {}).values()):
                 process.terminate()
-            pool.shutdown(wait=True, cancel_futures=True)
+            worker.pool.shutdown(wait=True, cancel_futures=True)
         self._free.clear()
         self._busy.clear()
 
 
-def _begin(parent: int) -> None:
+def _begin(parent: int, environment: Mapping[str, str]) -> None:
     """In a new process of `Processes`, before anything is called there."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all: what to do is for the search to say
+    os.environ.update(environment)
     die_with(parent)
 
 
@@ -113,6 +185,8 @@ class Ray:
       ValueError: Ray is not installed.
     """
 
+    wait = staticmethod(wait_for_one)
+
     def __init__(
         self, address: str | None = None, resources: dict[str, float] | None = None, num_cpus: int | None = None
     ):
@@ -125,7 +199,7 @@ class Ray:
         started = {} if address else {"num_cpus": num_cpus, "object_store_memory": 2**27, "include_dashboard": False}
         ray.init(address=address, log_to_driver=False, **started)
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> concurrent.futures.Future:
+    def submit(self, function: Callable[..., Any], *args: Any) -> Future:
         """As one task, which is not tried again."""
         task = self._ray.remote(max_retries=0, **self._resources)(function)
         return task.remote(*args).future()

@@ -6,11 +6,12 @@ once, and told when it is their turn.
 """
 
 import concurrent.futures
+import dataclasses
 import itertools
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,8 @@ def search(
     Args:
       strategy: fresh, whatever the file has: it is asked and told again.
       space: of the strategy.
-      evaluate: gives the reward of a job; for another process a function of a module, or a picklable object.
+      evaluate: gives the reward of a job; for another process a function of a module, or a picklable object. It may
+        have `prepare()`, which is not timed; for the executor `Together` it has `together(jobs)`, too.
       num_trials: proposals in all.
       path: of `trials.jsonl`; None keeps nothing.
       seed: from which, with the number of a trial, the seed of its evaluation derives.
@@ -65,8 +67,8 @@ def search(
         if value < 1:
             raise ValueError(f"search: {name}={value} must be at least 1; raise it")
     known = _before_the_failures(trials.mend(path)) if path else {}
-    loop = _Loop(strategy, path, on_trial)
-    executor = executor or InLine()
+    executor, timed = executor or InLine(), _Timed(evaluate)
+    loop = _Loop(strategy, executor, path, on_trial)
     try:
         for number in range(num_trials):
             while loop.num_told <= number - num_parallel:
@@ -80,7 +82,7 @@ def search(
             if number in known:
                 loop.keep(proposal, _same(known[number], job, path))
             else:
-                loop.await_result(proposal, job, executor.submit(_timed, evaluate, job))
+                loop.await_result(proposal, job, executor.submit(timed, job))
         while loop.has_more():
             loop.tell_next()
     finally:
@@ -104,10 +106,11 @@ class _Loop:
     def __init__(
         self,
         strategy: Strategy,
+        executor: Executor,
         path: Path | None,
         on_trial: Callable[[Trial, int], None],
     ):
-        self._strategy, self._path, self._on_trial = strategy, path, on_trial
+        self._strategy, self._executor, self._path, self._on_trial = strategy, executor, path, on_trial
         self._proposals: list[Proposal] = []
         self._trials: dict[int, Trial] = {}
         self._running: dict[concurrent.futures.Future, Job] = {}
@@ -147,10 +150,7 @@ class _Loop:
 
     def _collect(self, timeout: float | None) -> None:
         """Writes what has ended, whoever's turn it is to be told."""
-        done, _ = concurrent.futures.wait(
-            self._running, timeout=timeout, return_when=concurrent.futures.FIRST_COMPLETED
-        )
-        for future in sorted(done, key=lambda future: self._running[future].id):
+        for future in sorted(self._executor.wait(self._running, timeout), key=lambda future: self._running[future].id):
             trial = _trial(self._running.pop(future), future)
             if self._path:
                 trials.append(self._path, trial)
@@ -163,9 +163,30 @@ def _seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence((seed, number)).generate_state(1)[0] >> 1)
 
 
-def _timed(evaluate: Evaluate, job: Job) -> tuple[Evaluation, float]:
-    start = time.perf_counter()
-    return evaluate(job), time.perf_counter() - start
+@dataclasses.dataclass(frozen=True)
+class _Timed:
+    """An evaluation with the seconds that it took, after what it prepares once a process: reading data, compiling.
+
+    Attributes:
+      evaluate: as of `search`; where it has them, `prepare()` is called first, and `together(jobs)` evaluates several.
+    """
+
+    evaluate: Evaluate
+
+    def __call__(self, job: Job) -> tuple[Evaluation, float]:
+        start = self._start()
+        return self.evaluate(job), time.perf_counter() - start
+
+    def together(self, calls: Sequence[tuple[Job]]) -> list[tuple[Evaluation, float]]:
+        """Each takes its share of the seconds of all."""
+        start = self._start()
+        found = self.evaluate.together([job for (job,) in calls])
+        seconds = (time.perf_counter() - start) / len(found)
+        return [(evaluation, seconds) for evaluation in found]
+
+    def _start(self) -> float:
+        getattr(self.evaluate, "prepare", lambda: None)()
+        return time.perf_counter()
 
 
 def _trial(job: Job, future: concurrent.futures.Future) -> Trial:

@@ -22,6 +22,7 @@ FREE_FIELDS = frozenset(
         "progress_every_seconds",
         # of a search
         "executor",
+        "executor_fields",
         "num_trials",
         "table",
     }
@@ -80,7 +81,7 @@ def identity(config: dict[str, Any], defaults: dict[str, Any]) -> str:
     kept = {
         name: value
         for name, value in here.items()
-        if name not in FREE_FIELDS and not (name in usual and usual[name] == value)
+        if not _is_free(name) and not (name in usual and usual[name] == value)
     }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -131,9 +132,14 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     lines = []
     for name in sorted(there.keys() | here.keys()):
-        if name not in FREE_FIELDS and there.get(name) != here.get(name):
+        if not _is_free(name) and there.get(name) != here.get(name):
             lines.append(f"{name} is {json.dumps(there.get(name))} there and {json.dumps(here.get(name))} here")
     return lines
+
+
+def _is_free(name: str) -> bool:
+    """Whether a field, or a group that it is in, is of FREE_FIELDS."""
+    return any(f"{name}.".startswith(f"{free}.") for free in FREE_FIELDS)
 
 
 def _as_read_back(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Every field of a search, with its default and meaning; searches change values and never add a field.
 
-Three groups belong to what is named beside them: `space.fields`, `strategy.fields`, and `overrides`, which
-are fields of the recipe.
+Four groups belong to what is named beside them: `space.fields`, `strategy.fields`, `executor_fields`, and `overrides`,
+which are fields of the recipe.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0
     config.num_trials = 40
     config.num_parallel = 1  # trials at a time
-    config.executor = "inline"  # inline, processes, ray
+    # inline; together: by one call, of evaluator=one_program; processes, of this machine; ray: of a cluster.
+    config.executor = "inline"
+    config.executor_fields = fields(
+        {}
+    )  # processes: device_variable; ray: address, resources; see arch.search.executors
     # train: by train.py; one_program: cells of nas_bench_201, by one program to which they are data; table: looked up.
     config.evaluator = "train"
     config.table = ""  # of evaluator=table: the trials.jsonl of a search that tried all architectures

@@ -6,6 +6,7 @@
     python scripts/search.py --config=$CONFIG:strategy=controller      a recurrent controller, PPO
     python scripts/search.py --config=$CONFIG:strategy=exhaustive --workdir=runs/cells      all cells, twice
     python scripts/search.py --config=$CONFIG:table=runs/cells/trials.jsonl,strategy=random         looked up there
+    python scripts/search.py --config=$CONFIG --config.executor=together --config.num_parallel=16   at a time, by vmap
     python scripts/search.py --config=$CONFIG:smoke                    two trials of a few steps
 
 Of the five operations three are searched, which the authors call the connection space: 3^6 = 729 cells. A trial trains

@@ -1,5 +1,6 @@
 """Candidates that scripts/search.py trains by one program are those that train.py trains."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -42,6 +43,27 @@ def test_a_candidate_comes_to_what_train_py_comes_to(tmp_path):
     for name in ("val/loss", "val/accuracy", "test/loss", "test/accuracy"):
         assert found.metrics[name] == pytest.approx(row[name], rel=1e-4), name
     assert found.metrics["params"] > 0 and found.metrics["macs"] > 0
+
+
+@pytest.mark.slow
+def test_together_candidates_come_to_what_they_come_to_alone():
+    """Three at a time, of which the last group lacks one, and one that costs too much is not trained."""
+    cells = [CELL, CELL.replace("none", "skip_connect"), CELL.replace("skip_connect", "none"), CELL]
+    jobs = [Job(number, cell, seed=number) for number, cell in enumerate(cells)]
+    alone = OneProgramTraining(RECIPE, OVERRIDES, "val/accuracy", CONNECT)
+    expected = [alone(job) for job in jobs]
+    limit = Reward(cost="params", limit=max(one.metrics["params"] for one in expected))
+    for reward, count in ((Reward(), 3), (limit, 2)):
+        together = OneProgramTraining(RECIPE, OVERRIDES, "val/accuracy", CONNECT, reward, num_together=count)
+        for found, one in zip(together.together(jobs), expected, strict=True):
+            assert found.cost == one.cost and found.metrics["val/loss"] == pytest.approx(
+                one.metrics["val/loss"], rel=1e-3
+            )
+    less = dataclasses.replace(together, reward=dataclasses.replace(limit, limit=limit.limit - 1))
+    found = less.together(jobs)
+    dear = [one.metrics["params"] == limit.limit for one in expected]
+    assert any(dear) and [one.cost == 0.0 for one in found] == dear
+    assert [math.isfinite(one.reward) for one in found] == [not is_dear for is_dear in dear]
 
 
 def candidates(recipe=RECIPE, **more):

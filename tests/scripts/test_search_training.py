@@ -201,6 +201,8 @@ def test_the_spaces_of_the_config_are_the_papers(tmp_path):
             {"reward.cost": "seconds", "reward.limit": 1.0, "executor": "processes", "num_parallel": 2},
             "^config.reward.cost=seconds is measured while other trials train; set config.num_parallel=2 to 1",
         ),
+        ({"executor": "together"}, "^config.executor=together is for config.evaluator=one_program, not train"),
+        ({"executor_fields": {"address": "auto"}}, "^config.executor_fields: .*takes no arguments; see its class"),
     ],
 )
 def test_a_search_that_cannot_be_is_one_line(changes, words, tmp_path):

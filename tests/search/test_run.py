@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from arch.search import run, trials
-from arch.search.executors import Processes, Ray
+from arch.search.executors import Processes, Ray, Together
 from arch.search.reward import hard_limit, soft_limit
 from arch.search.space import CategoricalSpace
 from arch.search.spaces.synthetic import OneMax
@@ -80,8 +80,82 @@ def test_in_processes_that_end_out_of_order_it_is_the_same_search(tmp_path):
     assert sorted(written) == list(range(24)) and written != sorted(written)
 
 
+class Grouped:
+    """The task, for several jobs at a time."""
+
+    def __init__(self, broken=()):
+        self.groups, self._broken = [], broken
+
+    def __call__(self, job):
+        raise AssertionError("they are evaluated together")
+
+    def together(self, jobs):
+        self.groups.append([job.id for job in jobs])
+        if any(job.id in self._broken for job in jobs):
+            raise MemoryError("no room")
+        return [TASK(job) for job in jobs]
+
+
+def test_together_it_is_the_same_search_by_groups(tmp_path):
+    """As many as run at a time, what is left at the end, and what had not been written when it was killed."""
+    expected, whole = search(num_parallel=4, num_trials=22), Grouped()
+    assert without_clock(search(num_parallel=4, num_trials=22, evaluate=whole, executor=Together())) == without_clock(
+        expected
+    )
+    assert whole.groups == [[*range(start, min(start + 4, 22))] for start in range(0, 22, 4)]
+    path, cut = tmp_path / "trials.jsonl", Grouped()
+    search(path, num_parallel=4, num_trials=7)
+    found = search(path, num_parallel=4, num_trials=22, evaluate=cut, executor=Together())
+    assert without_clock(found) == without_clock(expected)
+    assert [number for group in cut.groups for number in group] == list(range(7, 22))
+
+
+def test_what_fails_together_has_failed(tmp_path):
+    found = search(num_parallel=3, num_trials=9, evaluate=Grouped(broken=[4]), executor=Together())
+    assert [trial.id for trial in found if trial.error] == [3, 4, 5] and found[3].error == "MemoryError: no room"
+
+
+class Slow:
+    """Prepares for long, and evaluates at once."""
+
+    def __init__(self):
+        self.count = 0
+
+    def prepare(self):
+        self.count += 1
+        time.sleep(0.2 if self.count == 1 else 0.0)
+
+    def __call__(self, job):
+        return TASK(job)
+
+
+def test_preparing_is_not_timed():
+    found = search(num_trials=2, evaluate=Slow())
+    assert max(trial.seconds for trial in found) < 0.1
+
+
 def process_id():
     return os.getpid()
+
+
+def device():
+    time.sleep(0.5)
+    return os.environ["SOME_DEVICES"]
+
+
+@pytest.mark.slow
+def test_every_worker_sees_a_device_of_its_own(monkeypatch):
+    for listed, expected in (("", {"0", "1"}), ("5,7", {"5", "7"})):
+        monkeypatch.setenv("SOME_DEVICES", listed)
+        executor = Processes(2, device_variable="SOME_DEVICES")
+        try:
+            futures = [executor.submit(device) for _ in range(4)]
+            seen = [future.result() for future in futures]
+            assert set(seen[:2]) == set(seen[2:]) == expected
+        finally:
+            executor.close()
+    with pytest.raises(ValueError, match="num_workers=3 must be at most the 2 devices of SOME_DEVICES=5,7; lower it"):
+        Processes(3, device_variable="SOME_DEVICES")
 
 
 @pytest.mark.slow
