@@ -29,6 +29,7 @@ RULES = {
     "square_root": "square root",
     "linear": "linear",
     "warmup": "linear, warm-up",
+    "long_warmup": "linear, long warm-up",
     "lars": "LARS, linear, warm-up",
     "growth": "linear, warm-up, batch grows",
 }

@@ -173,6 +173,11 @@ def _begin(parent: int, environment: Mapping[str, str]) -> None:
     die_with(parent)
 
 
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    """For Ray, which takes functions alone, and no other things that can be called."""
+    return function(*args)
+
+
 class Ray:
     """Tasks of a Ray cluster, for a search that outgrows one machine: `pip install 'arch-jax[search]'`.
 
@@ -201,8 +206,8 @@ class Ray:
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Future:
         """As one task, which is not tried again."""
-        task = self._ray.remote(max_retries=0, **self._resources)(function)
-        return task.remote(*args).future()
+        task = self._ray.remote(max_retries=0, **self._resources)(_call)
+        return task.remote(function, *args).future()
 
     def close(self) -> None:
         """Leaves the cluster; one that was started here ends."""

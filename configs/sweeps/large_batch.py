@@ -1,4 +1,4 @@
-"""How far a batch can grow: 128 to 8,192 images x six rules for the learning rate x three seeds.
+"""How far a batch can grow: 128 to 8,192 images x seven rules for the learning rate x three seeds.
 
     python scripts/sweep.py --config=configs/shufflenet_v2.py:fashion_mnist --sweep=configs/sweeps/large_batch.py \\
         --parallel=2 --results=docs/large_batch.jsonl
@@ -11,7 +11,8 @@ large_batch_rates.py:
 
     none, square_root, linear   the rate is that of 128 images times 1, sqrt(B / 128), B / 128
     warmup                      linear, reached from the rate of 128 images in the first 5 of 90 epochs
-    lars                        LARS, linear, with the same warm-up
+    long_warmup                 likewise, in the first 30 of 90 epochs: until it falls
+    lars                        LARS, linear, with the warm-up of 5 of 90 epochs
     growth                      as warmup, but where the rate would fall first, the batch becomes eight times as large,
                                 8,192 at most, and the rate 8/10 (Smith et al., arXiv:1711.00489)
 
@@ -31,11 +32,12 @@ LENGTH = NUM_EPOCHS / 90
 # At 128 images: the best of large_batch_rates.py.
 BASE_LEARNING_RATES = {"momentum": 0.1, "lars": 8.0}
 
-RULES = ("none", "square_root", "linear", "warmup", "lars", "growth")
+RULES = ("none", "square_root", "linear", "warmup", "long_warmup", "lars", "growth")
+WARMUP_EPOCHS = {"warmup": 5.0, "growth": 5.0, "lars": 5.0, "long_warmup": 30.0}  # of 90
 
 
 def get_sweep() -> grid.Grid:
-    """60 runs: 20 different cells of `BATCH_SIZES` x `RULES`, three seeds."""
+    """69 runs: 23 different cells of `BATCH_SIZES` x `RULES`, three seeds."""
     cells = [cell(rule, size) for size in BATCH_SIZES for rule in RULES]
     return grid.product(common(), grid.each("seed", range(3)), grid.chain(*cells))
 
@@ -62,14 +64,14 @@ def cell(rule: str, global_batch_size: int, base_learning_rate: float | None = N
     first = BATCH_SIZES[0]
     optimizer = "lars" if rule == "lars" else "momentum"
     base = base_learning_rate or BASE_LEARNING_RATES[optimizer]
-    warms_up = rule in ("warmup", "growth", "lars") and global_batch_size > first
+    warmup_epochs = WARMUP_EPOCHS.get(rule, 0.0) if global_batch_size > first else 0.0
     overrides: dict[str, Any] = {
         "global_batch_size": global_batch_size,
         "num_micro_batches": global_batch_size // MICRO_BATCH_SIZE,
         "optimizer.name": optimizer,
         "schedule.base_learning_rate": base,
         "schedule.base_batch_size": 0 if rule == "none" or global_batch_size == first else first,
-        "schedule.warmup_epochs": round(5.0 * LENGTH, 4) if warms_up else 0.0,
+        "schedule.warmup_epochs": round(warmup_epochs * LENGTH, 4),
         "schedule.max_batch_size": min(8 * global_batch_size, BATCH_SIZES[-1]) if rule == "growth" else 0,
         "log_every_steps": max(1, 100 * first // global_batch_size),
     }

@@ -32,7 +32,7 @@ NUM_POINTS = {
     "normalization_rates": 34,
     "normalization_devices": 2,
     "architectures": 35,
-    "large_batch": 60,
+    "large_batch": 69,
     "large_batch_rates": 10,
 }
 
