@@ -7,7 +7,7 @@ import math
 import pathlib
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -19,12 +19,14 @@ import ml_collections
 from arch import models, optim
 from arch.efficiency import latency
 from arch.efficiency.complexity import abstract_variables, count
+from arch.efficiency.lookup import LatencyTable, measure_operators
+from arch.efficiency.operators import Operator, operators
 from arch.errors import unknown_name
 from arch.search.reward import hard_limit, soft_limit
 from configs import cli
 from input_pipeline.sources import Source, open_source
 
-COSTS = ("params", "macs", "seconds")
+COSTS = ("params", "macs", "seconds", "predicted_seconds")
 KINDS = ("hard", "soft")
 ROUNDS = 20  # of a measurement
 
@@ -34,19 +36,22 @@ class Reward:
     """Accuracy, or accuracy weighed against one cost; see arch/search/reward.py.
 
     Attributes:
-      cost: "params", "macs" or "seconds", of one image in evaluation on the device of the trials; "" weighs nothing.
+      cost: "params", "macs" or "seconds", of one image in evaluation on the device of the trials; "predicted_seconds",
+        likewise but from a table of operators, of which only new ones are measured; "" weighs nothing.
       limit: of the cost, in its units: the most that may be had, or what the soft one relates to.
       kind: "hard", beyond which there is no reward, or "soft".
       exponent: of "soft", below 0.
+      latency_table: file of the operators, an `arch.efficiency.lookup.LatencyTable`; it is made, and grows.
 
     Raises:
-      ValueError: an unknown name; a limit that is not above 0, or an exponent that is not below.
+      ValueError: an unknown name; a limit that is not above 0, or an exponent that is not below; no file of operators.
     """
 
     cost: str = ""
     limit: float = 0.0
     kind: str = "hard"
     exponent: float = -0.07
+    latency_table: str = ""
 
     def __post_init__(self):
         if self.cost and self.cost not in COSTS:
@@ -55,6 +60,8 @@ class Reward:
             raise unknown_name("config.reward.kind", self.kind, KINDS)
         if self.cost and not self.limit > 0:
             raise ValueError(f"config.reward.limit={self.limit} must be above 0, in {self.cost}; set it")
+        if self.cost == "predicted_seconds" and not self.latency_table:
+            raise ValueError("config.reward.latency_table must be a file, which is made where there is none; name it")
         if not self.exponent < 0:
             raise ValueError(f"config.reward.exponent={self.exponent} must be below 0; MnasNet has -0.07")
 
@@ -80,8 +87,8 @@ def known(recipe: str, fields: Mapping[str, Any], reward: Reward) -> tuple[ml_co
     """The config of a trial, and what its network costs, as far as the reward asks for it, before it is trained."""
     config = configure(recipe, fields)
     costs: dict[str, float] = size(config)
-    if reward.cost == "seconds":
-        costs["seconds"] = measure_seconds(recipe, fields)
+    if reward.cost in ("seconds", "predicted_seconds"):
+        costs[reward.cost] = measure_seconds(recipe, fields, reward.latency_table)
     return config, costs
 
 
@@ -104,13 +111,18 @@ def examples(config: ml_collections.ConfigDict, step: int) -> int:
     return plan.examples_before(step)
 
 
-def measure_seconds(recipe: str, fields: Mapping[str, Any]) -> float:
+def measure_seconds(recipe: str, fields: Mapping[str, Any], latency_table: str = "") -> float:
     """Of the network on one image, on the device that train.py takes: in a process of its own, for ours is on the CPU.
+
+    Args:
+      recipe: FILE.py[:ARGS].
+      fields: of the trial.
+      latency_table: of the operators that it is predicted from; "" measures the network itself.
 
     Raises:
       RuntimeError: that process failed; with the last line that it wrote.
     """
-    command = [sys.executable, "-m", "scripts._search_cost", recipe, json.dumps(dict(fields))]
+    command = [sys.executable, "-m", "scripts._search_cost", recipe, json.dumps(dict(fields)), latency_table]
     child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if child.returncode:
         lines = child.stderr.strip().splitlines()
@@ -118,15 +130,29 @@ def measure_seconds(recipe: str, fields: Mapping[str, Any]) -> float:
     return float(child.stdout.split()[-1])
 
 
-def _measure(config: ml_collections.ConfigDict) -> float:
-    """The median, in seconds, here."""
+def _measure(config: ml_collections.ConfigDict, latency_table: str) -> float:
+    """The median, or the prediction, in seconds, here."""
     jax.config.update("jax_enable_x64", config.model.dtype == "float64")
     model, x = _model(config), jnp.zeros(_shape(config))
-    # Of the same shapes as those that are trained, and as fast; without compiling what makes them.
+    apply = functools.partial(model.apply, train=False)
     shapes = abstract_variables(model, x, train=False)
+    if latency_table:
+        return _table_of(pathlib.Path(latency_table), operators(apply, shapes, x)).predict(apply, shapes, x)
+    # Of the same shapes as those that are trained, and as fast; without compiling what makes them.
     variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01, leaf.dtype), shapes)
-    program = latency.build(lambda variables, x: model.apply(variables, x, train=False), variables, x)
+    program = latency.build(apply, variables, x)
     return latency.measure({"network": program.call}, rounds=ROUNDS)["network"].median_s
+
+
+def _table_of(path: pathlib.Path, found: Sequence[Operator]) -> LatencyTable:
+    """The table of the file, with what it lacks of the operators measured and written to it."""
+    table = LatencyTable.load(path) if path.exists() else measure_operators([], rounds=ROUNDS)
+    seconds = measure_operators(found, rounds=ROUNDS, known=table.seconds).seconds
+    if len(seconds) > len(table.seconds):
+        table = dataclasses.replace(table, seconds=seconds)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.save(path)
+    return table
 
 
 def _model(config: ml_collections.ConfigDict) -> Any:
@@ -145,4 +171,4 @@ _open = functools.cache(open_source)  # all trials have the same
 
 
 if __name__ == "__main__":
-    print(_measure(configure(sys.argv[1], json.loads(sys.argv[2]))))
+    print(_measure(configure(sys.argv[1], json.loads(sys.argv[2])), sys.argv[3]))

@@ -80,9 +80,9 @@ def create(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Setup:
         if value not in known:
             raise unknown_name(f"config.{name}", value, known)
     reward = Reward(**config.reward)
-    if reward.cost == "seconds" and config.executor == "processes" and config.num_parallel > 1:
+    if "seconds" in reward.cost and config.executor == "processes" and config.num_parallel > 1:
         raise ValueError(
-            f"config.reward.cost=seconds is measured while other trials train; set config.num_parallel="
+            f"config.reward.cost={reward.cost} is measured while other trials train; set config.num_parallel="
             f"{config.num_parallel} to 1"
         )
     space = _call("config.space.fields", SPACES[config.space.name], config.space.fields.to_dict())

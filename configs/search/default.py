@@ -30,10 +30,12 @@ def get_config() -> ml_collections.ConfigDict:
 
     # What weighs the metric; parameters and multiply-adds are metrics of every trial in any case.
     config.reward = ml_collections.ConfigDict()
-    config.reward.cost = ""  # params, macs, seconds (of one image, on the device of the trials); "" weighs nothing
+    # params, macs; seconds of one image on the device of the trials, predicted_seconds from its operators; "": nothing.
+    config.reward.cost = ""
     config.reward.limit = 0.0  # of the cost, in its units
     config.reward.kind = "hard"  # hard: none beyond the limit, known before training; soft: (cost / limit)^exponent
     config.reward.exponent = -0.07  # of soft
+    config.reward.latency_table = ""  # of predicted_seconds: file of measured operators, which is made and grows
 
     config.space = ml_collections.ConfigDict()
     config.space.name = "fields"  # fields, cells, graphs, nas_bench_201

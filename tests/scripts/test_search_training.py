@@ -105,7 +105,7 @@ def test_a_hard_limit_costs_nothing_and_a_soft_one_weighs(train, tmp_path):
 
 
 def test_seconds_are_measured_before_anything_is_trained(train, tmp_path, monkeypatch):
-    monkeypatch.setattr(_search_cost, "measure_seconds", lambda recipe, fields: 0.02)
+    monkeypatch.setattr(_search_cost, "measure_seconds", lambda recipe, fields, table: 0.02)
     found = train({}, rows=ROWS, reward=Reward("seconds", limit=0.01))
     assert found.reward == -math.inf and found.metrics["seconds"] == 0.02 and not (tmp_path / "trials").exists()
 
@@ -116,6 +116,21 @@ def test_seconds_are_those_of_the_network():
     assert 1e-6 < measure_seconds(RECIPE, SMALL) < 10
     with pytest.raises(RuntimeError, match=r"^measuring ended with status 1: ValueError: .*did you mean 'features'"):
         measure_seconds(RECIPE, {"model.fields.featurs": 4})
+
+
+@pytest.mark.slow
+def test_predicted_seconds_come_from_a_table_that_grows(tmp_path):
+    """The operators of a deeper network of the same cells are there already; those of a wider one are not."""
+    path = tmp_path / "latency" / "table.json"
+    first = measure_seconds(RECIPE, SMALL, str(path))
+    known = json.loads(path.read_text())["seconds"]
+    assert measure_seconds(RECIPE, SMALL, str(path)) == pytest.approx(first) and len(known) > 3
+    assert first > sum(known.values())  # some are there several times
+    deeper = measure_seconds(RECIPE, SMALL | {"model.fields.stage_sizes": [1, 2]}, str(path))
+    assert deeper > first
+    measure_seconds(RECIPE, SMALL | {"model.fields.features": 8}, str(path))
+    grown = json.loads(path.read_text())["seconds"]
+    assert len(grown) > len(known) and grown.items() >= known.items()
 
 
 def test_a_loss_that_is_not_finite_is_no_failure_and_all_else_is(train, tmp_path):
@@ -150,6 +165,7 @@ def test_what_is_counted_is_what_the_cell_costs():
         ({"cost": "macs"}, r"^config.reward.limit=0.0 must be above 0, in macs"),
         ({"cost": "macs", "limit": math.nan}, "must be above 0"),
         ({"exponent": 0.07}, "^config.reward.exponent=0.07 must be below 0"),
+        ({"cost": "predicted_seconds", "limit": 1.0}, "^config.reward.latency_table must be a file"),
     ],
 )
 def test_a_reward_out_of_range_is_one_line(fields, words):
