@@ -58,7 +58,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.num_trials = 3
         config.recipe = "configs/graph_net.py:smoke"
         config.overrides = default.fields({"num_steps": 2})
-        config.space.fields = default.fields({"start": "4,4", "image_shape": (16, 16, 1)})
+        changes = min(2, config.space.fields.sample_changes)
+        config.space.fields = default.fields({"start": "4,4", "image_shape": (16, 16, 1), "sample_changes": changes})
         if args["strategy"] == "hill_climbing":
             config.strategy.fields = default.fields({"num_children": 2, "num_changes": 2})
     return config

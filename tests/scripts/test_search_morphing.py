@@ -131,7 +131,9 @@ def test_the_recipe_of_a_search_fits_its_space_and_strategies(arg):
     proposal = strategy.ask()
     fields = {**config.overrides.to_dict(), **space.to_json(proposal.architecture)}
     recipe = cli.override(cli.load_recipe(config.recipe), fields, "test")
-    assert resolve(recipe.model.fields.graph) == space.start
+    assert resolve(recipe.model.fields.graph) == proposal.architecture
+    others = [strategy.ask().architecture for _ in range(9)]
+    assert any(graph != space.start for graph in others) == ("random" in arg), "others are told of the start first"
     assert recipe.data.val_split and (recipe.schedule.name, recipe.schedule.end_learning_rate) == ("cosine", 0.0)
     if "smoke" not in arg:
         assert (recipe.schedule.base_learning_rate, recipe.schedule.warmup_epochs) == (0.05, 0.0)
