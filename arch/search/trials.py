@@ -78,8 +78,8 @@ def append(path: Path, trial: Trial) -> None:
 def mend(path: Path) -> dict[int, Trial]:
     """As `read`, before lines are added: a last line that was cut off is taken out of the file."""
     found = read(path)
-    if path.exists():
-        text = path.read_bytes()
+    text = path.read_bytes() if path.exists() else b""
+    if text and not text.endswith(b"\n"):  # the process died while it wrote
         os.truncate(path, text.rfind(b"\n") + 1)
     return found
 
