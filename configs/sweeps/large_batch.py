@@ -11,7 +11,7 @@ large_batch_rates.py:
 
     none, square_root, linear   the rate is that of 128 images times 1, sqrt(B / 128), B / 128
     warmup                      linear, reached from the rate of 128 images in the first 5 of 90 epochs
-    long_warmup                 likewise, in the first 30 of 90 epochs: until it falls
+    long_warmup                 likewise, in the first 25 of 90 epochs; after 30 it falls
     lars                        LARS, linear, with the warm-up of 5 of 90 epochs
     growth                      as warmup, but where the rate would fall first, the batch becomes eight times as large,
                                 8,192 at most, and the rate 8/10 (Smith et al., arXiv:1711.00489)
@@ -33,7 +33,7 @@ LENGTH = NUM_EPOCHS / 90
 BASE_LEARNING_RATES = {"momentum": 0.1, "lars": 8.0}
 
 RULES = ("none", "square_root", "linear", "warmup", "long_warmup", "lars", "growth")
-WARMUP_EPOCHS = {"warmup": 5.0, "growth": 5.0, "lars": 5.0, "long_warmup": 30.0}  # of 90
+WARMUP_EPOCHS = {"warmup": 5.0, "growth": 5.0, "lars": 5.0, "long_warmup": 25.0}  # of 90
 
 
 def get_sweep() -> grid.Grid:
