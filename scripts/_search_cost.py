@@ -123,11 +123,25 @@ def measure_seconds(recipe: str, fields: Mapping[str, Any], latency_table: str =
       RuntimeError: that process failed; with the last line that it wrote.
     """
     command = [sys.executable, "-m", "scripts._search_cost", recipe, json.dumps(dict(fields)), latency_table]
-    child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return float(last_line(command, "measuring"))
+
+
+def last_line(command: Sequence[str], owner: str, environment: Mapping[str, str] | None = None) -> str:
+    """What a program writes last.
+
+    Args:
+      command: that is run in the root of the checkout.
+      owner: of an error.
+      environment: of it; None is ours.
+
+    Raises:
+      RuntimeError: it failed; with the last line that it wrote.
+    """
+    child = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if child.returncode:
         lines = child.stderr.strip().splitlines()
-        raise RuntimeError(f"measuring ended with status {child.returncode}: {lines[-1] if lines else ''}")
-    return float(child.stdout.split()[-1])
+        raise RuntimeError(f"{owner} ended with status {child.returncode}: {lines[-1] if lines else ''}")
+    return child.stdout.splitlines()[-1]
 
 
 def _measure(config: ml_collections.ConfigDict, latency_table: str) -> float:

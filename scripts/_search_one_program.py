@@ -177,11 +177,11 @@ class OneProgramTraining:
         costs = {job.id: self._costs(job) for job in jobs}
         allowed = [job for job in jobs if self.reward.allows(costs[job.id])]
         metrics: dict[int, dict[str, float]] = {}
+        space = NASBench201Space(self.operations)
         for start in range(0, len(allowed), self.num_together):
             group = allowed[start : start + self.num_together]
             # The program is of so many candidates: the last stands for those that are missing.
             whole = group + group[-1:] * (self.num_together - len(group))
-            space = NASBench201Space(self.operations)
             cells = np.asarray([space.from_json(job.architecture).values for job in whole])
             found = self._candidates().evaluate(cells, [job.seed for job in whole])
             metrics |= {job.id: values for job, values in zip(group, found, strict=False)}

@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,8 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # run from a checkout
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a checkout
 
 from arch.training.host import prepare_host
 
@@ -33,11 +31,12 @@ if __name__ == "__main__":
 import numpy as np
 
 from arch.search.spaces.nas_bench_201 import CONNECT, NASBench201Space
+from arch.search.trials import Job
 from configs.search import nas_bench_201
 from scripts import _results, _timing
-from scripts._search_cost import configure
+from scripts._search_cost import configure, last_line
 from scripts._search_one_program import Candidates
-from scripts._search_training import fields_of
+from scripts._search_training import Training
 
 SEEDS = (0, 1)
 SPACE = NASBench201Space(CONNECT)
@@ -72,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 log.done[arm, number] = part
             print(f"[{number + 1}/{args.rounds}] {arm}: {log.done[arm, number]['seconds']:.1f} s", flush=True)
         print(summary(list(log.done.values())))
-    except (ValueError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         return _results.complain("bench_search", error)
     except KeyboardInterrupt:
         print("interrupted", flush=True)
@@ -88,13 +87,8 @@ def candidates(num_cells: int) -> list[tuple[str, int]]:
 
 
 def _in_a_process(arm: str, recipe: str, num_cells: int) -> dict[str, Any]:
-    command = [sys.executable, str(Path(__file__).resolve()), f"--arm={arm}", f"--cells={num_cells}"]
-    command += [f"--recipe={recipe}"]
-    child = subprocess.run(command, cwd=ROOT, env=os.environ | NO_CACHE, capture_output=True, text=True)
-    if child.returncode:
-        lines = child.stderr.strip().splitlines()
-        raise RuntimeError(f"{arm} ended with status {child.returncode}: {lines[-1] if lines else ''}")
-    return json.loads(child.stdout.splitlines()[-1])
+    command = [sys.executable, "-m", "scripts.bench_search", f"--arm={arm}", f"--cells={num_cells}"]
+    return json.loads(last_line([*command, f"--recipe={recipe}"], arm, os.environ | NO_CACHE))
 
 
 Pairs = Sequence[tuple[str, int]]
@@ -124,18 +118,13 @@ def _make(config: Any, grouping: str) -> Candidates:
 
 
 def _train(config: Any, pairs: Pairs) -> tuple[float, list[float]]:
-    """By train.py each."""
-    accuracies = []
+    """By train.py each, as a search with evaluator=train."""
+    overrides = {**config.overrides.to_dict(), "compilation_cache_dir": ""}
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        for number, (cell, seed) in enumerate(pairs):
-            workdir = Path(folder, str(number))
-            command = [sys.executable, str(ROOT / "train.py"), f"--config={config.recipe}", f"--workdir={workdir}"]
-            fields = {**config.overrides.to_dict(), **fields_of("nas_bench_201", cell), "seed": seed}
-            command += [f"--config.{name}={value}" for name, value in fields.items()]
-            subprocess.run([*command, "--config.compilation_cache_dir="], cwd=ROOT, check=True, capture_output=True)
-            rows = (workdir / "metrics.jsonl").read_text().splitlines()
-            accuracies.append(json.loads(rows[-1])[config.metric])
+        evaluate = Training(config.recipe, overrides, config.metric, folder, space="nas_bench_201")
+        jobs = [Job(number, cell, seed) for number, (cell, seed) in enumerate(pairs)]
+        accuracies = [evaluate(job).reward for job in jobs]
     return time.perf_counter() - start, accuracies
 
 

@@ -67,19 +67,20 @@ class Together:
 
     def wait(self, futures: Collection[Future], timeout: float | None) -> set[Future]:
         """Calls, where nothing is done yet and it may take as long as it needs."""
-        done = {future for future in futures if future.done()}
-        if not done and timeout is None and self._waiting:
-            waiting, self._waiting = self._waiting, []
-            try:
-                results = waiting[0][1].together([args for _, _, args in waiting])
-                for (future, _, _), result in zip(waiting, results, strict=True):
-                    future.set_result(result)
-            except Exception as error:
-                for future, _, _ in waiting:
-                    if not future.done():
-                        future.set_exception(error)
-            done = {future for future in futures if future.done()}
-        return done
+        if timeout is None and not any(future.done() for future in futures):
+            self._call()
+        return {future for future in futures if future.done()}
+
+    def _call(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        try:
+            results = waiting[0][1].together([args for _, _, args in waiting])
+            for (future, _, _), result in zip(waiting, results, strict=True):
+                future.set_result(result)
+        except Exception as error:
+            for future, _, _ in waiting:
+                if not future.done():
+                    future.set_exception(error)
 
     def close(self) -> None:
         """Nothing to end."""

@@ -16,11 +16,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0
     config.num_trials = 40
     config.num_parallel = 1  # trials at a time
-    # inline; together: by one call, of evaluator=one_program; processes, of this machine; ray: of a cluster.
+    # inline; together: all that run at a time by one call, of evaluator=one_program; processes; ray.
     config.executor = "inline"
-    config.executor_fields = fields(
-        {}
-    )  # processes: device_variable; ray: address, resources; see arch.search.executors
+    config.executor_fields = fields({})  # arguments of its class in arch.search.executors
     # train: by train.py; one_program: cells of nas_bench_201, by one program to which they are data; table: looked up.
     config.evaluator = "train"
     config.table = ""  # of evaluator=table: the trials.jsonl of a search that tried all architectures

@@ -123,7 +123,7 @@ class Slow:
 
     def prepare(self):
         self.count += 1
-        time.sleep(0.2 if self.count == 1 else 0.0)
+        time.sleep(1.0 if self.count == 1 else 0.0)
 
     def __call__(self, job):
         return TASK(job)
@@ -131,7 +131,7 @@ class Slow:
 
 def test_preparing_is_not_timed():
     found = search(num_trials=2, evaluate=Slow())
-    assert max(trial.seconds for trial in found) < 0.1
+    assert max(trial.seconds for trial in found) < 0.5
 
 
 def process_id():
@@ -149,9 +149,9 @@ def test_every_worker_sees_a_device_of_its_own(monkeypatch):
         monkeypatch.setenv("SOME_DEVICES", listed)
         executor = Processes(2, device_variable="SOME_DEVICES")
         try:
-            futures = [executor.submit(device) for _ in range(4)]
-            seen = [future.result() for future in futures]
-            assert set(seen[:2]) == set(seen[2:]) == expected
+            for _ in range(2):  # new ones, and the same again
+                futures = [executor.submit(device) for _ in range(2)]
+                assert {future.result() for future in futures} == expected
         finally:
             executor.close()
     with pytest.raises(ValueError, match="num_workers=3 must be at most the 2 devices of SOME_DEVICES=5,7; lower it"):
