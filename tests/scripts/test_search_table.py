@@ -62,6 +62,16 @@ def test_the_page_tells_the_table_the_regrets_and_how_seeds_agree(path, monkeypa
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_p_is_that_of_smaller_regrets(monkeypatch):
+    """Five seeds that are all better than five of the control: one order of 252 is as good. And the other way round."""
+    monkeypatch.setattr(search_table, "BUDGETS", (1,))
+    low, high = (start + np.arange(5.0)[:, None] for start in (0, 10))
+    better = search_table.table({search_table.CONTROL: high, "other": low}).splitlines()[-1]
+    assert better == f"| other | 2.00 ± 1.58; {1 / 252:.2g}; 1.00 |"
+    worse = search_table.table({search_table.CONTROL: low, "other": high}).splitlines()[-1]
+    assert worse == "| other | 12.00 ± 1.58; 1; 0.00 |"
+
+
 def test_the_compact_form_says_the_same(path, tmp_path):
     small = tmp_path / "small.jsonl"
     assert search_table.main([str(path), f"--compact={small}"]) == 0
