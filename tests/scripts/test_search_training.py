@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import os
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,11 +25,11 @@ RECIPE = "configs/nasnet.py:smoke"
 SMALL = {"model.fields.stage_sizes": [1, 1], "model.fields.features": 4}
 # Writes what it was called with, and the rows and the status that it finds beside it.
 STAND_IN = """
-import json, pathlib, sys
+import json, os, pathlib, sys
 flags = dict(item.lstrip("-").split("=", 1) for item in sys.argv[1:])
 here, place = pathlib.Path(__file__).parent, pathlib.Path(flags["workdir"])
 place.mkdir(parents=True)
-(place / "flags.json").write_text(json.dumps(flags))
+(place / "flags.json").write_text(json.dumps(flags | {"parent": os.environ["CLUSTER_PARENT_PID"]}))
 (place / "metrics.jsonl").write_text((here / "rows").read_text())
 print((here / "says").read_text())
 sys.exit(int((here / "status").read_text()))
@@ -61,6 +62,7 @@ def test_a_trial_is_given_its_fields_and_says_what_it_came_to(train, tmp_path):
     found = train({"label_smoothing": 0.1}, rows=ROWS)
     flags = json.loads((tmp_path / "trials" / "0007" / "flags.json").read_text())
     assert flags["config"] == RECIPE and flags["config.seed"] == "5" and flags["config.label_smoothing"] == "0.1"
+    assert int(flags["parent"]) == os.getpid(), "with which train.py ends, however that ends"
     fields = {"stage_sizes": (1, 1), "features": 4, "stem": "small", "dropout_rate": 0.0}
     model = models.create("nasnet_a_mobile", num_classes=10, **fields)
     variables = abstract_variables(model, jnp.zeros((1, 16, 16, 1)), train=False)
