@@ -14,7 +14,7 @@ from arch.search.run import Evaluate
 from arch.search.spaces.cells import CellSpace
 from arch.search.spaces.fields import FieldSpace
 from arch.search.spaces.graphs import GraphSpace
-from arch.search.spaces.nas_bench_201 import NASBench201Space
+from arch.search.spaces.nas_bench_201 import NASBench201Space, canonical
 from arch.search.strategies.controller import ReinforcementLearning
 from arch.search.strategies.evolution import Evolution
 from arch.search.strategies.exhaustive import Exhaustive
@@ -117,7 +117,7 @@ def _evaluator(config: ml_collections.ConfigDict, folder: pathlib.Path, space: A
     if config.evaluator == "one_program":
         num_together = config.num_parallel if config.executor == "together" else 1
         return OneProgramTraining(**common, operations=space.operations, reward=reward, num_together=num_together)
-    table = Table.read(pathlib.Path(config.table), config.metric)
+    table = Table.read(pathlib.Path(config.table), config.metric, canonical)
     table.check(space)
     return Lookup(table, reward)
 

@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from arch.search.spaces.nas_bench_201 import CONNECT, NASBench201Space
+from arch.search.spaces.nas_bench_201 import CONVOLUTIONS, NASBench201Space
 from arch.search.trials import Job
 from configs.search import nas_bench_201
 from scripts import _results, _timing
@@ -39,7 +39,7 @@ from scripts._search_one_program import Candidates
 from scripts._search_training import Training
 
 SEEDS = (0, 1)
-SPACE = NASBench201Space(CONNECT)
+SPACE = NASBench201Space(CONVOLUTIONS)
 # Programs that were compiled once before must not be read from a disk.
 NO_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 
@@ -114,7 +114,7 @@ def _alone(config: Any, pairs: Pairs) -> tuple[float, list[float]]:
 
 
 def _make(config: Any, grouping: str) -> Candidates:
-    return Candidates(configure(config.recipe, config.overrides.to_dict()), CONNECT, grouping)
+    return Candidates(configure(config.recipe, config.overrides.to_dict()), CONVOLUTIONS, grouping)
 
 
 def _train(config: Any, pairs: Pairs) -> tuple[float, list[float]]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
 
 from arch.efficiency.latency import Call, build, device_name, measure
 from arch.efficiency.operators import Operator, operators
@@ -26,8 +28,8 @@ class LatencyTable:
     Attributes:
         device: their device.
         seconds: of one operator, by its key, without what every call costs.
-        call_s: what a call costs that computes nothing.
-        scale: measured latency over the sum, a median over networks; see `calibrate`.
+        call_s: what a call costs that computes nothing; calibrated, what a network takes beside its operators.
+        scale: what an operator takes within a network, over what it takes alone; see `calibrate`.
         error: median relative error on networks that were not calibrated with; None where none was tried.
     """
 
@@ -53,9 +55,17 @@ class LatencyTable:
         return self.call_s + self.scale * sum(self.seconds[key] * times for key, times in found.items())
 
     def calibrate(self, pairs: Sequence[tuple[float, float]]) -> "LatencyTable":
-        """The table whose scale fits (predicted, measured) seconds of networks: what sums leave out or count twice."""
-        ratios = [(measured - self.call_s) / (predicted - self.call_s) for predicted, measured in pairs]
-        return dataclasses.replace(self, scale=self.scale * statistics.median(ratios))
+        """The table with the line through (predicted, measured) seconds of networks: what sums leave out or count twice.
+
+        It has the least squares of relative errors of all that do not fall and begin at 0 or above; of a single network
+        it is the scale alone.
+        """
+        predicted, measured = np.asarray(pairs, float).T
+        sums = (predicted - self.call_s) / self.scale
+        if len(pairs) == 1:
+            return dataclasses.replace(self, scale=float((measured[0] - self.call_s) / sums[0]))
+        (call_s, scale), _ = scipy.optimize.nnls(np.stack([1 / measured, sums / measured], 1), np.ones(len(pairs)))
+        return dataclasses.replace(self, call_s=float(call_s), scale=float(scale))
 
     def with_error(self, pairs: Sequence[tuple[float, float]]) -> "LatencyTable":
         """The table with its error on (predicted, measured) seconds of networks that it was not made from."""

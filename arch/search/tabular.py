@@ -2,10 +2,11 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +14,44 @@ from arch.search import trials
 from arch.search.space import Space
 from arch.search.trials import Evaluation, Job, Trial
 
+as_text = functools.partial(json.dumps, sort_keys=True)
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
     """An evaluator over the trials of a search that tried every architecture of a space several times.
 
     Attributes:
-      rows: of each architecture, as JSON text, its trials.
+      rows: trials, by what `key` says of their architecture.
       metric: of a trial, which is the reward; "reward" is what the trial was rewarded with.
+      key: of an architecture, as JSON values: text that those share which compute the same, one being as good as all.
     """
 
     rows: dict[str, tuple[Trial, ...]]
     metric: str = "reward"
+    key: Callable[[Any], str] = as_text
 
     @classmethod
-    def read(cls, path: Path, metric: str = "reward") -> "Table":
+    def read(cls, path: Path, metric: str = "reward", key: Callable[[Any], str] = as_text) -> "Table":
         """The table of a `trials.jsonl`; trials that failed, and those whose loss was not finite, count as reward 0.
+
+        Args:
+          path: of the file.
+          metric: as above.
+          key: as above.
 
         Raises:
           ValueError: no trials, or a trial without the metric.
         """
         rows = collections.defaultdict(list)
         for _, trial in sorted(trials.read(path).items()):
-            rows[_key(trial.architecture)].append(trial)
+            rows[key(trial.architecture)].append(trial)
         if not rows:
             raise ValueError(f"Table: {path} has no trials; make it with scripts/search.py")
         for trial in (trial for group in rows.values() for trial in group):
             if metric != "reward" and trial.succeeded and metric not in trial.metrics:
                 raise ValueError(f"Table: metric={metric} must be one of trial {trial.id}'s {list(trial.metrics)}")
-        return cls({key: tuple(group) for key, group in rows.items()}, metric)
+        return cls({name: tuple(group) for name, group in rows.items()}, metric, key)
 
     def check(self, space: Space) -> None:
         """That all is there which a search of the space may ask for.
@@ -75,7 +85,7 @@ class Table:
 
     def best_value(self) -> float:
         """The highest `value` of all."""
-        return max(self.value(json.loads(key)) for key in self.rows)
+        return max(self.value(group[0].architecture) for group in self.rows.values())
 
     def repeats(self) -> list[Sequence[float]]:
         """Rewards of the first trial of each architecture, of the second, and so on, as far as all have one."""
@@ -83,15 +93,12 @@ class Table:
         return [[self._reward(group[index]) for group in self.rows.values()] for index in range(count)]
 
     def _known(self, architecture: Any) -> tuple[Trial, ...]:
-        if _key(architecture) not in self.rows:
+        known = self.rows.get(self.key(architecture))
+        if known is None:
             raise ValueError(f"Table: architecture={architecture!r} must be one of the table's; choose its own space")
-        return self.rows[_key(architecture)]
+        return known
 
     def _reward(self, trial: Trial) -> float:
         if not trial.succeeded:
             return 0.0
         return trial.reward if self.metric == "reward" else trial.metrics[self.metric]
-
-
-def _key(architecture: Any) -> str:
-    return json.dumps(architecture, sort_keys=True)

@@ -71,9 +71,22 @@ def test_an_operator_that_was_not_measured_is_told(seconds):
         table.predict(*_network(2)[:2], wide)
 
 
-def test_the_scale_and_the_error_are_medians():
+@pytest.mark.parametrize(
+    ("pairs", "call_s", "scale"),
+    [
+        ([(3.0, 9.0), (5.0, 13.0), (11.0, 25.0)], 5.0, 2.0),  # 5 + 2 * (predicted - 1)
+        ([(3.0, 5.0)], 1.0, 2.0),
+        ([(2.0, 1.0), (4.0, 5.0)], 0.0, 1.6 / 1.36),  # the line would begin at -1: least squares of scale * (1, 3) / (1, 5)
+    ],
+)
+def test_a_line_through_networks_calibrates(pairs, call_s, scale):
+    table = LatencyTable("here", {}, call_s=1.0).calibrate(pairs)
+    assert table.call_s == pytest.approx(call_s, abs=1e-9)
+    assert table.scale == pytest.approx(scale)
+
+
+def test_the_error_is_a_median():
     table = LatencyTable("here", {}, call_s=1.0)
-    assert table.calibrate([(3.0, 5.0), (2.0, 4.0), (11.0, 6.0)]).scale == 2.0
     assert table.with_error([(1.1, 1.0), (0.7, 1.0), (1.0, 1.0)]).error == pytest.approx(0.1)
     assert table.error is None
 

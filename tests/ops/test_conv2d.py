@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from arch.ops._lowerings import choice
+from arch.ops._lowerings import canonical, choice
+from arch.ops._lowerings.geometry import Geometry
 from arch.ops.conv import Conv, conv2d
 from tests.compiling import quick_jit
 
@@ -172,6 +173,7 @@ CHOSEN = {
     "dilated": ((2, 24, 24, 32), (3, 3, 32, 40), {"padding": "SAME", "kernel_dilation": (2, 2)}, ["winograd"] * 3),
     "small map": ((2, 7, 7, 128), (3, 3, 128, 128), {"padding": "SAME"}, ["im2col"] * 3),
     "stem": ((3, 64, 62, 3), (7, 7, 3, 8), {"padding": "SAME", "strides": (2, 2)}, ["canonical"] * 2 + ["im2col"]),
+    "stem, padded": ((2, 13, 12, 3), (3, 3, 3, 24), {"padding": "SAME", "strides": (2, 2)}, ["canonical"] * 3),
     "narrow": ((2, 9, 8, 5), (3, 3, 5, 6), {"padding": ((2, 0), (-1, 1)), "strides": (2, 1)}, ["canonical"] * 3),
     "narrow, dilated": ((2, 9, 8, 5), (3, 2, 5, 6), {"padding": "SAME", "kernel_dilation": (2, 3)}, ["canonical"] * 3),
     "depthwise": ((2, 14, 14, 64), (3, 3, 1, 64), {"padding": "SAME", "strides": (2, 2)}, ["depthwise"] * 3),
@@ -451,3 +453,17 @@ def test_errors(arguments, message):
 def test_module_errors():
     with pytest.raises(ValueError, match=r"^Conv: feature_group_count=4 must divide in_features=6 and features=8; "):
         Conv(8, (3, 3), feature_group_count=4).init(jax.random.key(0), jnp.ones((1, 4, 4, 6)))
+
+
+@pytest.mark.parametrize(("out_features", "channels"), [(16, 3), (17, 4), (32, 4), (33, 3), (72, 4)])
+def test_images_get_a_fourth_channel_where_older_programs_are_slow(out_features, channels, monkeypatch):
+    """The multiply-adds are those of so many channels, and the value is that of three."""
+    monkeypatch.setattr(canonical, "PADS_IMAGES", True)
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=s).astype(np.float32) for s in ((2, 8, 8, 3), (3, 3, 3, out_features)))
+    geometry = Geometry((8, 8), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    value = functools.partial(canonical.value, geometry=geometry)
+    (conv,) = (eqn for eqn in jax.make_jaxpr(value)(x, kernel).eqns if eqn.primitive.name == "conv_general_dilated")
+    assert conv.invars[0].aval.shape[3] == channels
+    fields = {"strides": (1, 1), "kernel_dilation": (1, 1), "feature_group_count": 1, "padding": "SAME"}
+    _assert_close((quick_jit(value)(x, kernel),), _loop(x, kernel, **fields)[:1], 1e-5)

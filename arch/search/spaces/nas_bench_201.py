@@ -1,13 +1,16 @@
 """The cells of NAS-Bench-201 (Dong and Yang, ICLR 2020, arXiv:2001.00326): an operation on each of six edges."""
 
+import itertools
 from collections.abc import Sequence
 
 from arch.errors import unknown_name
 from arch.models.classification.nas_bench_201 import EDGE_OPERATIONS, EDGES, cell_operations, cell_text
 from arch.search.space import CategoricalSpace, Choices
 
-# The authors' smaller space: 729 cells, few enough to train every one of them.
+# The authors' smaller space: 729 cells, of which 78 differ in what they compute.
 CONNECT = ("none", "skip_connect", "nor_conv_3x3")
+# Ours: 4,096 cells, of which 871 differ, few enough to train every one of them.
+CONVOLUTIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3")
 
 
 class NASBench201Space(CategoricalSpace):
@@ -16,7 +19,7 @@ class NASBench201Space(CategoricalSpace):
     An encoding is what the network takes as its `cell`, with the same `operations`.
 
     Args:
-      operations: names of EDGE_OPERATIONS; all five are the published space of 15,625 cells, CONNECT makes 729.
+      operations: names of EDGE_OPERATIONS; all five are the published space of 15,625 cells.
       include_current: see `CategoricalSpace`.
 
     Raises:
@@ -45,6 +48,19 @@ class NASBench201Space(CategoricalSpace):
             if name not in self.operations:
                 raise unknown_name("NASBench201Space: operation of the cell", name, self.operations)
         return Choices(tuple(map(self.operations.index, names)))
+
+    def distinct(self) -> list[Choices]:
+        """Of all cells that compute the same, see `canonical`, the one with the fewest convolutions and other edges."""
+        simplest: dict[str, Choices] = {}
+        every = map(Choices, itertools.product(*map(range, self.choices)))
+        for architecture in sorted(every, key=self._effort):  # of equal ones the first
+            simplest.setdefault(canonical(self.to_json(architecture)), architecture)
+        return list(simplest.values())
+
+    def _effort(self, architecture: Choices) -> tuple[int, int]:
+        """How many edges compute something; how many there are."""
+        names = [self.operations[index] for index in architecture.values]
+        return sum(name not in ("none", "skip_connect") for name in names), sum(name != "none" for name in names)
 
 
 def canonical(text: str) -> str:

@@ -2,27 +2,34 @@
 
 import itertools
 
+import numpy as np
+
 from arch.search.space import Architecture, Space
 from arch.search.strategy import Proposal
 from arch.search.trials import Trial
 
 
 class Exhaustive:
-    """All encodings in their order, and then all again, each trial having a seed of its own.
+    """All architectures in an order that the seed draws, and then all again, each trial having a seed of its own.
 
     Args:
       space: whose `choices` are any combination of them.
-      seed: not used; every strategy takes one.
+      seed: of the order.
+      distinct: leaves out all but one of those that compute the same, as the space's `distinct()` tells.
+
+    Raises:
+      ValueError: a space that does not tell.
     """
 
-    def __init__(self, space: Space, *, seed: int = 0):
-        del seed
-        self._space = space
-        self._codes = itertools.cycle(itertools.product(*map(range, space.choices)))
+    def __init__(self, space: Space, *, seed: int, distinct: bool = False):
+        if distinct and not hasattr(space, "distinct"):
+            raise ValueError(f"Exhaustive: distinct={distinct} must be False for {type(space).__name__}; change it")
+        every = space.distinct() if distinct else list(map(space.decode, itertools.product(*map(range, space.choices))))
+        self._proposals = itertools.cycle(every[index] for index in np.random.default_rng(seed).permutation(len(every)))
 
     def ask(self) -> Proposal:
         """The next one."""
-        return Proposal(self._space.decode(next(self._codes)))
+        return Proposal(next(self._proposals))
 
     def tell(self, architecture: Architecture, trial: Trial) -> None:
         """Nothing is learned."""
