@@ -20,7 +20,7 @@ import jax.numpy as jnp
 # Runs a work so many times, and returns when all of it is done.
 Call = Callable[[int], None]
 
-BLOCK_S = 0.01  # calls in a row that make one sample, at least
+BLOCK_S = 0.03  # calls in a row that make one sample, at least
 PAUSE_S = 0.02  # before a sample, on a CPU
 MAX_CALLS = 100  # in one sample
 NOISY = 0.1  # a spread above this share of the median is too noisy to quote
