@@ -1,6 +1,7 @@
 """What a search leaves at its end: the best as a recipe, a picture of its cells, and the curves of the searches."""
 
 import itertools
+import operator
 import pathlib
 import pprint
 from collections.abc import Mapping, Sequence
@@ -102,7 +103,9 @@ def unit(config: ml_collections.ConfigDict) -> str:
     return ("seconds of training" if config.evaluator == "table" else "training examples") + ", of all trials"
 
 
-def plot(searches: Mapping[str, Mapping[int, Trial]], path: pathlib.Path, name: str, unit: str) -> None:
+def plot(
+    searches: Mapping[str, Mapping[int, Trial]], path: pathlib.Path, name: str, unit: str, *, is_timed: bool = True
+) -> None:
     """The best so far of each search against what its trials took, added up in the order of proposals: cost and time.
 
     Args:
@@ -110,27 +113,29 @@ def plot(searches: Mapping[str, Mapping[int, Trial]], path: pathlib.Path, name: 
       path: of the figure.
       name: of the reward.
       unit: of the cost.
+      is_timed: whether the seconds of trials mean something, and are drawn; those of a table are of looking them up.
     """
     import matplotlib
 
     matplotlib.use("Agg", force=False)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    panels = {unit: operator.attrgetter("cost")}
+    if is_timed:
+        panels["seconds of this machine, of all trials"] = operator.attrgetter("seconds")
+    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+    (row,) = figure.subplots(1, len(panels), sharey=True, squeeze=False)
     for search, found in searches.items():
         told = [trial for _, trial in sorted(found.items())]
         rewards = [trial.reward for trial in told]
-        if not told:
-            continue
         bests = list(itertools.accumulate(rewards, max))
-        for axes, spent in ((left, [trial.cost for trial in told]), (right, [trial.seconds for trial in told])):
-            spent = list(itertools.accumulate(spent))
+        for axes, spent_by in zip(row, panels.values(), strict=True):
+            spent = list(itertools.accumulate(map(spent_by, told)))
             (line,) = axes.step(spent, bests, where="post", label=search)
             axes.plot(spent, rewards, ".", color=line.get_color(), alpha=0.4)
-    left.set(xlabel=unit, ylabel=f"{name}, best so far")
-    right.set_xlabel("seconds of this machine, of all trials")
-    left.legend()
-    for axes in (left, right):
+    row[0].set_ylabel(f"{name}, best so far")
+    row[0].legend()
+    for axes, label in zip(row, panels, strict=True):
+        axes.set_xlabel(label)
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120, format="png")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
+from arch.training.host import share_cores
 from arch.training.progress import duration
 from scripts._sweep_job import Job
 
@@ -103,17 +104,6 @@ class LocalRuns:
                     self._free.append(run.cores)
                     return run, status
             time.sleep(0.05)
-
-
-def share_cores(num_parallel: int) -> list[frozenset[int]]:
-    """The cores of this process in so many equal parts, neighbours together; all for each where there are too few."""
-    if not hasattr(os, "sched_getaffinity"):
-        return [frozenset()] * num_parallel
-    cores = sorted(os.sched_getaffinity(0))
-    size = len(cores) // num_parallel
-    if size == 0:
-        return [frozenset(cores)] * num_parallel
-    return [frozenset(cores[index * size : (index + 1) * size]) for index in range(num_parallel)]
 
 
 @contextlib.contextmanager

@@ -129,7 +129,7 @@ def report(
     """Writes the best as a recipe, and the figures."""
     own = {folder.name: {trial.id: trial for trial in found}}
     _search_report.plot({**own, **others}, folder / "search.png", _search_report.label(config),
-                        _search_report.unit(config))  # fmt: skip
+                        _search_report.unit(config), is_timed=config.evaluator != "table")  # fmt: skip
     best = trials.best(list(found))
     if best is None:
         logger.warning("no trial has a reward; their logs are in %s", folder / "trials")

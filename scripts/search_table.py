@@ -1,19 +1,19 @@
-"""What a table of all cells says of strategies: how soon each finds its best cell, over many seeds; nothing is trained.
+"""What a table of all cells says of strategies: how soon each finds the best, over many seeds; nothing is trained.
 
     CONFIG=configs/search/nas_bench_201.py
     python scripts/search.py --config=$CONFIG:strategy=exhaustive --workdir=runs/cells
     python scripts/search_table.py runs/cells/trials.jsonl --compact=docs/nas_bench_201.jsonl
     python scripts/search_table.py docs/nas_bench_201.jsonl --out=docs/search_table
 
-A search is rewarded with the validation accuracy of one training of a cell, and reports the best that it has seen. What
-that is worth is the mean test accuracy of all trainings of all cells that compute the same; the regret is how far it
-lies below the best of these means. The p of a strategy is one-sided, by Mann and Whitney, that its regrets are smaller
+A search is rewarded with the validation accuracy of one training of the cell's network, and reports the best that it
+has seen. What that is worth is the mean test accuracy of all trainings of this network; the regret is how far it lies
+below the best of these means. The p of a strategy is one-sided, by Mann and Whitney, that its regrets are smaller
 than those of random search; the effect is the share of pairs of seeds in which they are. Written: OUT.md and OUT.png.
 """
 
-import collections
 import dataclasses
 import functools
+import itertools
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ from scripts import _results
 SEARCHED, JUDGED = "val/accuracy", "test/accuracy"
 BUDGETS = (50, 100, 200)
 CONTROL = "random search"
-BEST_SHARE = 0.2  # of the cells, among which seeds are compared apart: a search ends there
+BEST_SHARE = 0.2  # of the networks, among which seeds are compared apart: a search ends there
 KEPT = ("params", "macs", SEARCHED, JUDGED)
 
 Make = Callable[..., Strategy]
@@ -57,8 +57,8 @@ class Truth(NamedTuple):
 
     Attributes:
         space: of all cells.
-        table: what a search is told.
-        value: mean test accuracy, by the canonical text of the cell.
+        table: what a search is told; its rows are the networks, by the canonical text of their cells.
+        value: mean test accuracy, by the same text.
     """
 
     space: NASBench201Space
@@ -119,15 +119,12 @@ def truth_of(path: Path) -> Truth:
     Raises:
         ValueError: no trials, a trial without an accuracy, or a cell that is missing.
     """
-    searched, judged = Table.read(path, SEARCHED), Table.read(path, JUDGED)
+    searched, judged = (Table.read(path, metric, canonical) for metric in (SEARCHED, JUDGED))
     cells = [group[0].architecture for group in judged.rows.values()]
     operations = {name for cell in cells for name in NASBench201Space().operations if f"|{name}~" in cell}
     space = NASBench201Space(sorted(operations))
     searched.check(space)
-    values = collections.defaultdict(list)
-    for cell in cells:
-        values[canonical(cell)].append(judged.value(cell))
-    return Truth(space, searched, {text: statistics.fmean(group) for text, group in values.items()})
+    return Truth(space, searched, {canonical(cell): judged.value(cell) for cell in cells})
 
 
 def regrets(truth: Truth, make: Make, num_seeds: int, name: str) -> np.ndarray:
@@ -147,34 +144,34 @@ def regrets(truth: Truth, make: Make, num_seeds: int, name: str) -> np.ndarray:
 
 def describe(truth: Truth) -> str:
     """The table in words."""
-    groups = list(truth.table.rows.values())
-    every = [trial for group in groups for trial in group]
+    rows, space = truth.table.rows, truth.space
+    every = [trial for group in rows.values() for trial in group]
     params, seconds = [trial.metrics["params"] for trial in every], [trial.seconds for trial in every]
-    reached = [value for text, value in truth.value.items() if text]
-    dead = sum(not canonical(group[0].architecture) for group in groups)
+    codes = itertools.product(*map(range, space.choices))
+    dead = sum(not canonical(space.to_json(space.decode(code))) for code in codes)
     return (
-        f"{len(groups)} cells of {', '.join(truth.space.operations)}, {len(every) // len(groups)} trainings each, of "
-        f"{min(params):,} to {max(params):,} parameters; a training took {statistics.median(seconds):.1f} s, the "
-        f"median, and all of them {sum(seconds) / 3600:.1f} hours. They are {len(truth.value)} networks that differ in "
-        f"what they compute; {dead} cells do not reach their output. Mean test accuracy of the best network "
-        f"{100 * truth.best:.2f}%, of the median one {100 * statistics.median(reached):.2f}%. {agreement(truth)}"
+        f"{space.size:,} cells of {', '.join(space.operations)} make {len(rows)} networks that differ in what they "
+        f"compute; {dead} cells do not reach their output. Each network was trained {len(every) // len(rows)} times, "
+        f"with {min(params):,} to {max(params):,} parameters; a training took {statistics.median(seconds):.1f} s, the "
+        f"median, and all of them {sum(seconds) / 3600:.1f} hours. Mean test accuracy of the best network "
+        f"{100 * truth.best:.2f}%, of the median one {100 * statistics.median(truth.value.values()):.2f}%. "
+        f"{agreement(truth)}"
     )
 
 
 def agreement(truth: Truth) -> str:
-    """The rank correlation between the first two trainings of the cells, by what a search sees."""
+    """The rank correlation between the first two trainings of the networks, by what a search sees."""
     repeats = truth.table.repeats()
     if len(repeats) < 2:
-        return "Every cell was trained once."
+        return "Every network was trained once."
     pairs = np.array(repeats[:2])
-    cells = [group[0].architecture for group in truth.table.rows.values()]
-    reaches = np.array([bool(canonical(cell)) for cell in cells])
     means = pairs.mean(0)
-    top = means >= np.quantile(means, 1 - BEST_SHARE)
-    whole, alive, best = (rank_correlation(*pairs[:, chosen]) for chosen in (slice(None), reaches, top))
+    whole, best = (
+        rank_correlation(*pairs[:, chosen]) for chosen in (slice(None), means >= np.quantile(means, 1 - BEST_SHARE))
+    )
     return (
-        f"Spearman's rank correlation of validation accuracy between two seeds is {whole:.3f}, {alive:.3f} over the "
-        f"{reaches.sum()} cells that reach their output, and {best:.3f} over the best fifth of all."
+        f"Spearman's rank correlation of validation accuracy between two seeds is {whole:.3f}, and {best:.3f} over the "
+        "best fifth."
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from arch.training.host import die_with
+from arch.training.host import die_with, share_cores
 
 
 class Executor(Protocol):
@@ -97,6 +97,9 @@ class _Worker:
 class Processes:
     """Fresh processes of this machine, each a pool of one, so that one that dies takes nothing but its own trial along.
 
+    The cores are shared out: XLA has as many threads as it sees cores, and threads of all processes on all of them wait
+    for one another.
+
     Args:
       num_workers: trials at a time.
       device_variable: of the environment, such as CUDA_VISIBLE_DEVICES: worker i gets the i-th of the devices that it
@@ -115,6 +118,7 @@ class Processes:
                 f"{','.join(devices)}; lower it"
             )
         self._variable, self._devices = device_variable, devices or list(map(str, range(num_workers)))
+        self._cores = share_cores(num_workers)
         self._free: list[_Worker] = []
         self._busy: dict[Future, _Worker] = {}
         self._num_workers = num_workers
@@ -153,7 +157,7 @@ class Processes:
             1,
             mp_context=multiprocessing.get_context("spawn"),  # not a fork: JAX has threads
             initializer=_begin,
-            initargs=(os.getpid(), environment),
+            initargs=(os.getpid(), environment, self._cores[number]),
         )
         return _Worker(pool, number)
 
@@ -167,10 +171,12 @@ class Processes:
         self._busy.clear()
 
 
-def _begin(parent: int, environment: Mapping[str, str]) -> None:
+def _begin(parent: int, environment: Mapping[str, str], cores: frozenset[int]) -> None:
     """In a new process of `Processes`, before anything is called there."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all: what to do is for the search to say
     os.environ.update(environment)
+    if cores:
+        os.sched_setaffinity(0, cores)
     die_with(parent)
 
 

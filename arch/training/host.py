@@ -54,3 +54,14 @@ def die_with(parent: int) -> None:
         return
     if os.getppid() != parent:  # it ended before the line above
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def share_cores(num_parallel: int) -> list[frozenset[int]]:
+    """The cores of this process in so many equal parts, neighbours together; all for each where there are too few."""
+    if not hasattr(os, "sched_getaffinity"):
+        return [frozenset()] * num_parallel
+    cores = sorted(os.sched_getaffinity(0))
+    size = len(cores) // num_parallel
+    if size == 0:
+        return [frozenset(cores)] * num_parallel
+    return [frozenset(cores[index * size : (index + 1) * size]) for index in range(num_parallel)]

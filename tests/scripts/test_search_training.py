@@ -260,8 +260,9 @@ def test_searches_to_compare_have_trials(tmp_path):
     folders = [str(tmp_path / "one/run"), str(tmp_path / "two/run")]
     found = _search_report.read_others(folders, "own")
     assert list(found) == ["run", folders[1]] and list(_search_report.read_others(folders, "run")) == folders
-    _search_report.plot(found, tmp_path / "search.png", "val/accuracy", "training examples")
-    assert (tmp_path / "search.png").exists()
+    for is_timed, width in ((True, 1200), (False, 600)):  # two panels, or one
+        _search_report.plot(found, tmp_path / "search.png", "val/accuracy", "training examples", is_timed=is_timed)
+        assert int.from_bytes((tmp_path / "search.png").read_bytes()[16:20], "big") == width
     for missing in ("empty", "nowhere"):
         with pytest.raises(ValueError, match=f"^--compare={tmp_path / missing} has no trials in a trials.jsonl"):
             _search_report.read_others([str(tmp_path / missing)], "own")

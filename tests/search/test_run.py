@@ -158,6 +158,24 @@ def test_every_worker_sees_a_device_of_its_own(monkeypatch):
         Processes(3, device_variable="SOME_DEVICES")
 
 
+def cores():
+    time.sleep(0.5)
+    return frozenset(os.sched_getaffinity(0))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux tells a process its cores")
+def test_workers_share_the_cores_out():
+    executor, own = Processes(2), sorted(os.sched_getaffinity(0))
+    half = len(own) // 2
+    try:
+        futures = [executor.submit(cores) for _ in range(2)]
+        expected = [set(own[:half]), set(own[half : 2 * half])] if half else [set(own)] * 2
+        assert sorted(map(sorted, (future.result() for future in futures))) == list(map(sorted, expected))
+    finally:
+        executor.close()
+
+
 @pytest.mark.slow
 def test_a_worker_that_dies_while_it_has_nothing_to_do_costs_nothing():
     executor = Processes(1)

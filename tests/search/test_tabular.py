@@ -8,7 +8,7 @@ import pytest
 from arch.models.classification.nas_bench_201 import EDGES, cell_operations
 from arch.search import run, trials
 from arch.search.space import CategoricalSpace
-from arch.search.spaces.nas_bench_201 import CONNECT, NASBench201Space, canonical
+from arch.search.spaces.nas_bench_201 import CONNECT, CONVOLUTIONS, NASBench201Space, canonical
 from arch.search.strategies.exhaustive import Exhaustive
 from arch.search.strategies.random_search import RandomSearch
 from arch.search.tabular import Table
@@ -19,32 +19,43 @@ ALL = list(itertools.product(range(2), range(3)))
 
 
 def measure(job):
-    """Another value each time: the 10 of the first digit, the 1 of the second, and a tenth of the trial's number."""
+    """Another value each time: the 10 of the first digit, the 1 of the second, and 0.1 when all have had their turn."""
     first, second = job.architecture
-    if job.id == 7:
+    if job.id < 6 and (first, second) == (0, 1):
         return Evaluation(-math.inf)
-    return Evaluation(10 * first + second + job.id / 10, metrics={"test/accuracy": float(first)})
+    return Evaluation(10 * first + second + 0.1 * (job.id >= 6), metrics={"test/accuracy": float(first)})
 
 
 @pytest.fixture
 def path(tmp_path):
-    run.search(Exhaustive(SPACE), SPACE, measure, num_trials=12, path=tmp_path / "trials.jsonl", seed=0)
+    run.search(Exhaustive(SPACE, seed=0), SPACE, measure, num_trials=12, path=tmp_path / "trials.jsonl", seed=0)
     return tmp_path / "trials.jsonl"
 
 
 def test_every_architecture_is_tried_in_turn(path):
     tried = [tuple(trial.architecture) for trial in trials.read(path).values()]
-    assert tried == ALL * 2
+    assert tried[:6] == tried[6:] and sorted(tried[:6]) == ALL
     assert len({trial.seed for trial in trials.read(path).values()}) == 12
+    orders = [[one.ask().architecture for _ in range(6)] for one in (Exhaustive(SPACE, seed=s) for s in (0, 0, 1))]
+    assert orders[0] == orders[1] != orders[2]
 
 
 def test_the_table_gives_what_was_measured(path):
     table = Table.read(path)
-    assert {table(Job(0, [1, 2], seed)).reward for seed in range(8)} == {12.5, 13.1}
-    assert table.value([1, 2]) == pytest.approx(12.8) and table.best_value() == pytest.approx(12.8)
-    assert table.value([0, 1]) == pytest.approx(1.1 / 2)  # trial 7 diverged: 0
-    assert table.repeats() == [[0.0, 1.1, 2.2, 10.3, 11.4, 12.5], [0.6, 0.0, 2.8, 10.9, 12.0, 13.1]]
+    assert {round(table(Job(0, [1, 2], seed)).reward, 9) for seed in range(8)} == {12.0, 12.1}
+    assert table.value([1, 2]) == pytest.approx(12.05) and table.best_value() == pytest.approx(12.05)
+    assert table.value([0, 1]) == pytest.approx(1.1 / 2)  # it diverged once: 0
+    first, second = map(sorted, table.repeats())
+    assert first == [0, 0, 2, 10, 11, 12] and second == pytest.approx([0.1, 1.1, 2.1, 10.1, 11.1, 12.1])
     assert Table.read(path, "test/accuracy").value([1, 0]) == 1.0
+
+
+def test_architectures_with_one_key_share_their_trials(path):
+    """Of those whose digits have one sum: 1 is (0, 1) and (1, 0), 2 is (0, 2) and (1, 1)."""
+    table = Table.read(path, key=lambda digits: str(sum(digits)))
+    assert {name: len(group) for name, group in table.rows.items()} == {"0": 2, "1": 4, "2": 4, "3": 2}
+    assert table.value([0, 1]) == table.value([1, 0]) == pytest.approx((0 + 1.1 + 10 + 10.1) / 4)
+    table.check(SPACE)
 
 
 def test_a_search_of_the_table(path):
@@ -81,6 +92,21 @@ def test_the_cells_of_nas_bench_201():
             space.from_json(wrong)
     with pytest.raises(ValueError, match=r"operations=.* must be one or more, each once"):
         NASBench201Space(("none", "none"))
+
+
+def test_a_space_knows_the_simplest_cell_of_each_network():
+    space = NASBench201Space(("none", "skip_connect", "nor_conv_3x3"))
+    every = [space.to_json(space.decode(code)) for code in itertools.product(range(3), repeat=6)]
+    found = [space.to_json(architecture) for architecture in space.distinct()]
+    assert len(found) == 78 and {canonical(text) for text in found} == {canonical(text) for text in every}
+    for text in found:
+        same = [other for other in every if canonical(other) == canonical(text)]
+        assert text.count("conv") == min(other.count("conv") for other in same)
+    tried = Exhaustive(space, seed=1, distinct=True)
+    assert sorted(space.to_json(tried.ask().architecture) for _ in range(78)) == sorted(found)
+    assert len(NASBench201Space(CONVOLUTIONS).distinct()) == 871 and NASBench201Space(CONVOLUTIONS).size == 4096
+    with pytest.raises(ValueError, match="^Exhaustive: distinct=True must be False for CategoricalSpace; "):
+        Exhaustive(SPACE, seed=0, distinct=True)
 
 
 def test_cells_that_compute_the_same_have_one_canonical_text():
