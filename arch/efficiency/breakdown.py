@@ -116,6 +116,7 @@ def instructions(text: str, layers: Sequence[Layer]) -> dict[str, Instruction]:
             current = computations.setdefault(start["name"], [])
         elif match := _LINE.match(line):
             current.append((match["name"], match["opcode"], line))
+    computations = {name: _named(lines) for name, lines in computations.items()}
     found = {}
     for name, opcode, line in itertools.chain.from_iterable(computations.values()):
         called = _CALLS.search(line) if opcode == "fusion" else None
@@ -126,6 +127,18 @@ def instructions(text: str, layers: Sequence[Layer]) -> dict[str, Instruction]:
         layer = _layer(decisive if kind == CONVOLUTION else line, multiplying)
         found[name] = Instruction("" if opcode in _CONTROL else kind, "/".join(layer))
     return found
+
+
+def _named(lines: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """The instructions of a computation; a product that was rewritten and lost its name has that of what reads it."""
+    found: list[tuple[str, str, str]] = []
+    for name, opcode, line in reversed(lines):
+        if opcode in _PRODUCTS and not _OP_NAME.search(line):
+            operand = re.compile(rf"[(,] ?%?{re.escape(name)}[,)]")
+            names = (_OP_NAME.search(other) for _, _, other in reversed(found) if operand.search(other))
+            line += next((f" {match[0]}" for match in names if match), "")
+        found.append((name, opcode, line))
+    return found[::-1]
 
 
 def _kind(opcode: str, line: str, multiplying: set[Scopes]) -> str:

@@ -1,5 +1,6 @@
 """The figures of docs/efficiency.md."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def _models(pyplot: Any, records: Sequence[Mapping[str, Any]]) -> Any:
     ]
     if not shown:
         return None
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.6), sharey=True)
+    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5.5), sharey=True)
     families: dict[str, list[Mapping[str, Any]]] = {}
     for record in shown:
         families.setdefault(record["family"] if record["level"] else "others", []).append(record)
@@ -102,11 +103,27 @@ def _models(pyplot: Any, records: Sequence[Mapping[str, Any]]) -> Any:
             axis.plot(
                 [value(member) for member in members], accuracies, marker="o", markersize=4, label=family, **style
             )
-            for member in members if family == "others" else ():
-                place = {"xytext": (-4, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
-                axis.annotate(member["family"], (value(member), 100 * member["top1"]), fontsize=6, **place)
         axis.set(xscale="log", xlabel=label)
+        _label(figure, axis, {m["family"]: (value(m), 100 * m["top1"]) for m in families.get("others", ())})
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("published top-1 accuracy, %")
     axes[0].legend(fontsize=8, loc="lower right")
     return figure
+
+
+def _label(figure: Any, axis: Any, points: Mapping[str, tuple[float, float]]) -> None:
+    """Writes names beside points, each at the nearest place where it covers neither another name nor a point."""
+    figure.draw_without_rendering()  # scales are final
+    dots = [spot for line in axis.lines for spot in axis.transData.transform(line.get_xydata())]
+    taken: list[Any] = []
+    for name, point in sorted(points.items(), key=lambda item: -item[1][1]):
+        for distance, up, side in itertools.product(range(0, 120, 4), (1, -1), (-1, 1)):
+            place = {"xytext": (4 * side, up * distance), "textcoords": "offset points"}
+            text = axis.annotate(name, point, fontsize=6, va="center", ha="right" if side < 0 else "left", **place)
+            box = text.get_window_extent()
+            covers = any(box.overlaps(other) for other in taken) or any(box.contains(*dot) for dot in dots)
+            if not covers and axis.bbox.x0 < box.x0 and box.x1 < axis.bbox.x1:
+                taken.append(box)
+                axis.annotate("", point, arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "grey"}, **place)
+                break
+            text.remove()

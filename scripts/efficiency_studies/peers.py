@@ -117,11 +117,15 @@ def fastest(part: Mapping[str, Any]) -> tuple[str, _timing.Ratio]:
 
 
 def sentence(parts: Sequence[Mapping[str, Any]]) -> str:
-    """Whether ours is as fast as the fastest, in plain words."""
+    """Whether ours is as fast as the fastest, and as each of them, in plain words."""
     found = {f"{part['model']} at batch {part['batch']}": fastest(part) for part in parts}
     slower = [f"{cell} {ratio} of {peer}" for cell, (peer, ratio) in found.items() if ratio.median < 1]
     told = f"Ours is at least as fast as the fastest peer in {len(found) - len(slower)} of {len(found)} cells"
-    return f"{told}; slower in {', '.join(slower)}." if slower else f"{told}."
+    told += f"; slower in {', '.join(slower)}" if slower else ""
+    names = list(dict.fromkeys(peer for part in parts for peer in part["ratio"]))
+    won = [sum(part["ratio"][name]["median"] >= 1 for part in parts if name in part["ratio"]) for name in names]
+    each = ", ".join(f"{name} in {count}" for name, count in zip(names, won, strict=True))
+    return f"{told}. It is at least as fast as {each} of them."
 
 
 def lines(part: Mapping[str, Any]) -> list[str]:

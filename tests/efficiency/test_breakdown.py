@@ -57,6 +57,9 @@ ENTRY %main.12 (x: f32[8,4]) -> f32[8] {
   %x = f32[8,4]{1,0} parameter(0), metadata={op_name="x"}
   %dot.5 = f32[8,4]{1,0} dot(%x, %x), metadata={op_name="jit(apply)/_Net/conv/dot_general" stack_frame_id=3}
   %gemm.1 = (f32[8,4]{1,0}, s8[64]{0}) custom-call(%x, %x), custom_call_target="__cublas$gemm"
+  %dot.55 = f32[8,4]{1,0} dot(%x, %x)
+  %dot.6 = f32[8,4]{1,0} dot(%x, %x)
+  %bias_fusion = f32[8,4]{1,0} fusion(%x, %dot.6), calls=%fused.4, metadata={op_name="jit(apply)/_Net/conv/add"}
   %shuffle_fusion = f32[4,8]{1,0} fusion(%dot.5), kind=kLoop, calls=%fused.1
   %taps_fusion.2 = f32[8,4]{1,0} fusion(%x), kind=kLoop, calls=%fused.2, metadata={op_name="jit(apply)/_Net/add"}
   %norm_fusion = f32[8,4]{1,0} fusion(%x), kind=kLoop, calls=%fused.3
@@ -72,6 +75,8 @@ def test_kinds_and_layers_of_a_program_are_read_off_its_text():
     expected = {
         "dot.5": ("convolution", "conv"),
         "gemm.1": ("convolution", ""),
+        "dot.55": ("convolution", ""),
+        "dot.6": ("convolution", "conv"),  # its name is lost, that of what adds the bias is not
         "shuffle_fusion": ("shuffle", ""),
         "taps_fusion.2": ("convolution", "depthwise"),
         "norm_fusion": ("element-wise", ""),
