@@ -1,9 +1,10 @@
 """Whether two runs on one machine say the same."""
 
 import math
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from scripts import _results
 
@@ -12,7 +13,7 @@ WANTED = 0.9  # of the cells that can be quoted
 
 
 def report(first: str, second: str) -> tuple[str, bool]:
-    """How many cells of two result files agree, after both are related to the reference kernel of their own run.
+    """How many cells of two result files agree, after each is related to the reference kernel of its own run.
 
     A cell that one of the runs calls too noisy to quote is counted apart.
 
@@ -26,7 +27,7 @@ def report(first: str, second: str) -> tuple[str, bool]:
     for path in (first, second):
         header, *records = _results.read(Path(path))
         headers.append(header)
-        runs.append(dict(timing for record in records for timing in _timings(record)))
+        runs.append(_related(records))
     if headers[0].get("device") != headers[1].get("device"):
         raise ValueError(
             f"agree: {second} must be of {headers[0].get('device')}, as {first} is; run both on one device"
@@ -34,11 +35,11 @@ def report(first: str, second: str) -> tuple[str, bool]:
     common = [name for name in runs[0] if name in runs[1]]
     if not common:
         raise ValueError(f"agree: {first} and {second} must have cells in common; run the same studies")
-    quoted = [name for name in common if not any(run[name]["is_noisy"] for run in runs)]
+    quoted = [name for name in common if not any(run[name].is_noisy for run in runs)]
     differing = {
         name: ratio
         for name in quoted
-        if abs(math.log(ratio := runs[1][name]["relative"] / runs[0][name]["relative"])) > math.log1p(TOLERANCE)
+        if abs(math.log(ratio := runs[1][name].times / runs[0][name].times)) > math.log1p(TOLERANCE)
     }
     agreeing = len(quoted) - len(differing)
     is_met = bool(quoted) and agreeing >= WANTED * len(quoted)
@@ -51,6 +52,28 @@ def report(first: str, second: str) -> tuple[str, bool]:
     ]
     lines += [f"  {name}: {ratio:.2f} times as long" for name, ratio in differing.items()]
     return "\n".join(lines), is_met
+
+
+class _Related(NamedTuple):
+    """A timing: how many times as long as the reference kernel, and whether it is too noisy to quote."""
+
+    times: float
+    is_noisy: bool
+
+
+def _related(records: Sequence[Mapping[str, Any]]) -> dict[str, _Related]:
+    """The timings of a run by name, related to the reference around them.
+
+    The reference was timed beside every cell, and is as noisy as they are, where the speed of the machine changes over
+    minutes: it is the median of the cell's own and of those of the cells before and after it.
+    """
+    cells = [rows for record in records if (rows := dict(_timings(record)))]
+    own = [statistics.median(timing["ms"] / timing["relative"] for timing in rows.values()) for rows in cells]
+    found = {}
+    for number, rows in enumerate(cells):
+        reference = statistics.median(own[max(0, number - 1) : number + 2])
+        found |= {name: _Related(timing["ms"] / reference, timing["is_noisy"]) for name, timing in rows.items()}
+    return found
 
 
 def _timings(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
