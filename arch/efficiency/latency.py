@@ -133,8 +133,8 @@ def reference_call() -> Call:
     """REFERENCE_LAYERS of 1x1 convolutions with ReLU: what is related to it can be compared between runs of a machine.
 
     As networks do, it multiplies and goes through memory. A product alone does not slow down as they do when others use
-    the machine: related to one of 512 x 512, 57% of 159 convolutions were within 10% of themselves in a second run; related
-    to another convolution, 94%.
+    the machine: related to one of 512 x 512, 57% of 159 convolutions were within 10% of themselves in a second run;
+    related to another convolution, 94%.
     """
     x, kernel = jnp.full(REFERENCE_SHAPE, 0.5), jnp.full(REFERENCE_SHAPE[1:] * 2, 2 / REFERENCE_SHAPE[1])
 

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 
 from arch.efficiency.latency import Call, build, device_name, measure
 from arch.efficiency.operators import Operator, operators
@@ -55,16 +54,19 @@ class LatencyTable:
         return self.call_s + self.scale * sum(self.seconds[key] * times for key, times in found.items())
 
     def calibrate(self, pairs: Sequence[tuple[float, float]]) -> "LatencyTable":
-        """The table with the line through (predicted, measured) seconds of networks: what sums leave out or count twice.
+        """The table with the line through (predicted, measured) seconds of networks: what sums miss or count twice.
 
-        It has the least squares of relative errors of all that do not fall and begin at 0 or above; of a single network
-        it is the scale alone.
+        It has the least squares of relative errors; where it would fall, or begin below 0, it goes through 0. Of a
+        single network it is the scale alone.
         """
         predicted, measured = np.asarray(pairs, float).T
         sums = (predicted - self.call_s) / self.scale
         if len(pairs) == 1:
             return dataclasses.replace(self, scale=float((measured[0] - self.call_s) / sums[0]))
-        (call_s, scale), _ = scipy.optimize.nnls(np.stack([1 / measured, sums / measured], 1), np.ones(len(pairs)))
+        rows = np.stack([1 / measured, sums / measured], 1)
+        (call_s, scale), *_ = np.linalg.lstsq(rows, np.ones(len(pairs)))
+        if min(call_s, scale) < 0:
+            call_s, scale = 0.0, rows[:, 1].sum() / (rows[:, 1] ** 2).sum()
         return dataclasses.replace(self, call_s=float(call_s), scale=float(scale))
 
     def with_error(self, pairs: Sequence[tuple[float, float]]) -> "LatencyTable":

@@ -19,7 +19,7 @@ NUM_NETWORKS = {False: 8, True: 24}  # that are predicted, in the full run more
 
 
 def mobilenets() -> tuple[list[nn.Module], Iterator[nn.Module]]:
-    """MobileNet v2 with 1 to 4 units and an expansion of 3 or 6 a stage: some that have all operators, and any of it."""
+    """MobileNet v2 with 1 to 4 units and an expansion of 3 or 6 a stage: some with all operators, and any of it."""
     stages = 6
 
     def net(sizes: Sequence[int], ratios: Sequence[int]) -> nn.Module:

@@ -39,9 +39,9 @@ def test_peers_take_turns(clock):
     for name, samples in seconds.items():
         assert samples == pytest.approx([costs[name]] * len(samples))
     assert clock.order.count(("slow", 1)) == 1
-    # Three of our calls last the 10 ms of a sample; one that is not timed goes before each, and every second round goes
+    # Eight of our calls last the 30 ms of a sample; one that is not timed goes before each, and every second round goes
     # backwards.
-    ours, fast = [("ours", 1), ("ours", 3)], [("fast", 1), ("fast", 1)]
+    ours, fast = [("ours", 1), ("ours", 8)], [("fast", 1), ("fast", 2)]
     assert clock.order[-8:] == [*ours, *fast, *fast, *ours]
 
 

@@ -76,7 +76,7 @@ def test_an_operator_that_was_not_measured_is_told(seconds):
     [
         ([(3.0, 9.0), (5.0, 13.0), (11.0, 25.0)], 5.0, 2.0),  # 5 + 2 * (predicted - 1)
         ([(3.0, 5.0)], 1.0, 2.0),
-        ([(2.0, 1.0), (4.0, 5.0)], 0.0, 1.6 / 1.36),  # the line would begin at -1: least squares of scale * (1, 3) / (1, 5)
+        ([(2.0, 1.0), (4.0, 5.0)], 0.0, 1.6 / 1.36),  # the line would begin at -1; least squares without one
     ],
 )
 def test_a_line_through_networks_calibrates(pairs, call_s, scale):

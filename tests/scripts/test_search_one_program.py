@@ -99,7 +99,7 @@ def test_what_one_program_cannot_do_is_refused(more, message):
 def test_the_recipe_of_a_search_fits_its_space(arg):
     config = importlib.import_module("configs.search.nas_bench_201").get_config(arg)
     assert config.is_locked and config.evaluator == ("table" if "table" in arg else "one_program")
-    assert config.num_trials == {"smoke": 2, "strategy=exhaustive": 2 * 729}.get(arg, 200)
+    assert config.num_trials == {"smoke": 2, "strategy=exhaustive": 2 * 871}.get(arg, 200)
     space = NASBench201Space(**config.space.fields)
     fields = {**config.overrides, **fields_of(config.space.name, space.to_json(space.decode((0,) * 6)))}
     recipe = cli.override(cli.load_recipe(str(ROOT / config.recipe)), fields, "test")

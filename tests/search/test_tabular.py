@@ -105,7 +105,7 @@ def test_a_space_knows_the_simplest_cell_of_each_network():
     tried = Exhaustive(space, seed=1, distinct=True)
     assert sorted(space.to_json(tried.ask().architecture) for _ in range(78)) == sorted(found)
     assert len(NASBench201Space(CONVOLUTIONS).distinct()) == 871 and NASBench201Space(CONVOLUTIONS).size == 4096
-    with pytest.raises(ValueError, match="^Exhaustive: distinct=True must be False for CategoricalSpace; "):
+    with pytest.raises(ValueError, match=r"^Exhaustive: distinct=True must be False for CategoricalSpace; "):
         Exhaustive(SPACE, seed=0, distinct=True)
 
 
