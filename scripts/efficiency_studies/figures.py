@@ -112,7 +112,7 @@ def _models(pyplot: Any, records: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _label(figure: Any, axis: Any, points: Mapping[str, tuple[float, float]]) -> None:
-    """Writes names beside points, each at the nearest place where it covers neither another name nor a point."""
+    """Writes names beside points, each at the nearest place where it covers no other name and no point, if any."""
     figure.draw_without_rendering()  # scales are final
     dots = [spot for line in axis.lines for spot in axis.transData.transform(line.get_xydata())]
     taken: list[Any] = []

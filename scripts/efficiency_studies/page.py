@@ -50,7 +50,9 @@ def write(path: str, source: str, again: str | None = None) -> None:
     if again:
         told, *cells = agreement.report(source, again)[0].splitlines()
         cells = [f"- {cell.strip()}" for cell in cells]
-        sections.append("\n".join(["## Whether it repeats", "", f"A second run of the same command: {told}.", *cells]))
+        how = "Each is related to its run's reference kernel, the median of those timed in it and in its neighbours."
+        text = f"A second run of the same command: {told}. {how}"
+        sections.append("\n".join(["## Whether it repeats", "", text, *cells]))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     for study, section in SECTIONS.items():
         if study in found:

@@ -60,6 +60,7 @@ ENTRY %main.12 (x: f32[8,4]) -> f32[8] {
   %dot.55 = f32[8,4]{1,0} dot(%x, %x)
   %dot.6 = f32[8,4]{1,0} dot(%x, %x)
   %bias_fusion = f32[8,4]{1,0} fusion(%x, %dot.6), calls=%fused.4, metadata={op_name="jit(apply)/_Net/conv/add"}
+  %late_add = f32[8,4]{1,0} add(%dot.5, %x), metadata={op_name="jit(apply)/_Net/depthwise/add"}
   %shuffle_fusion = f32[4,8]{1,0} fusion(%dot.5), kind=kLoop, calls=%fused.1
   %taps_fusion.2 = f32[8,4]{1,0} fusion(%x), kind=kLoop, calls=%fused.2, metadata={op_name="jit(apply)/_Net/add"}
   %norm_fusion = f32[8,4]{1,0} fusion(%x), kind=kLoop, calls=%fused.3

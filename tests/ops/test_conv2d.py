@@ -455,7 +455,7 @@ def test_module_errors():
         Conv(8, (3, 3), feature_group_count=4).init(jax.random.key(0), jnp.ones((1, 4, 4, 6)))
 
 
-@pytest.mark.parametrize(("out_features", "channels"), [(16, 3), (17, 4), (32, 4), (33, 3), (72, 4)])
+@pytest.mark.parametrize(("out_features", "channels"), [(16, 3), (17, 4), (32, 4), (33, 3), (72, 4), (88, 3)])
 def test_images_get_a_fourth_channel_where_older_programs_are_slow(out_features, channels, monkeypatch):
     """The multiply-adds are those of so many channels, and the value is that of three."""
     monkeypatch.setattr(canonical, "PADS_IMAGES", True)
