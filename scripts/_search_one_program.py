@@ -83,14 +83,15 @@ class Candidates:
         return other
 
     def prepare(self, num_candidates: int = 1) -> None:
-        """Compiles all, by one step and one batch of each evaluation.
+        """Compiles all, by as many steps as a call makes and one batch of each evaluation.
 
         Args:
           num_candidates: that `evaluate` will be given.
         """
         cells = np.zeros((num_candidates, len(EDGES)), np.int32)
         seeds = [0] * num_candidates
-        streams = [itertools.islice(map(_first_device, self._pipeline.train(0)), 1) for _ in seeds]
+        count = self._program.steps_a_call
+        streams = [itertools.islice(map(_first_device, self._pipeline.train(0)), count) for _ in seeds]
         states = self._program.train(cells, seeds, streams)
         for split in self._splits:
             self._program.evaluate(cells, states, lambda split=split: itertools.islice(self._batches(split), 1))

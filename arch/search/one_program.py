@@ -5,6 +5,7 @@ Compiling takes longer than training where candidates are small; here it is paid
 those of the project's own training, so that a candidate comes to what train.py comes to with the same seed.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from arch.training.state import TrainState, create_state
 from arch.training.step import Batch, Preprocess, make_eval_step, make_train_step
 
 GROUPINGS = ("one", "vmap")
+# Steps of one call, at most: of small networks a call takes as long as the step itself.
+STEPS_A_CALL = 50
 
 
 class OneProgram:
@@ -65,6 +68,8 @@ class OneProgram:
             raise unknown_name("OneProgram: grouping", grouping, GROUPINGS)
         for_training, for_evaluation = preprocess
         self._num_steps = num_steps
+        # A divisor, so that all calls are of one program.
+        self.steps_a_call = next(k for k in range(min(num_steps, STEPS_A_CALL), 0, -1) if num_steps % k == 0)
 
         def init(architecture: jax.Array, seed: jax.Array) -> TrainState:
             options = {"image_shape": image_shape, "num_classes": num_classes, "dtype": dtype}
@@ -76,15 +81,20 @@ class OneProgram:
             # A non-finite loss freezes the state of its own candidate, and no other.
             return _on_one_device(train_step, state, batch)
 
+        def steps(architecture: jax.Array, seed: jax.Array, state: TrainState, batches: Batch) -> TrainState:
+            return jax.lax.scan(lambda state, batch: (step(architecture, seed, state, batch), None), state, batches)[0]
+
         def count(architecture: jax.Array, variables: Any, batch: Batch, metrics: Any) -> Any:
             return _on_one_device(
                 make_eval_step(model_of(architecture), preprocess=for_evaluation), variables, batch, metrics
             )
 
-        group = jax.vmap if grouping == "vmap" else lambda function: function
         self._together = grouping == "vmap"
-        self._init, self._step = jax.jit(group(init)), jax.jit(group(step), donate_argnums=2)
-        self._count = jax.jit(group(count), donate_argnums=3)
+        if self._together:
+            init, count, steps = jax.vmap(init), jax.vmap(count), jax.vmap(steps, in_axes=(0, 0, 0, 1))
+        self._init = jax.jit(init)
+        self._steps = jax.jit(steps, donate_argnums=2)
+        self._count = jax.jit(count, donate_argnums=3)
 
     def train(
         self, architectures: np.ndarray, seeds: Sequence[int], streams: Sequence[Iterable[Batch]]
@@ -104,8 +114,9 @@ class OneProgram:
 
     def _train(self, architecture: np.ndarray, seed: np.ndarray, batches: Iterable[Batch]) -> TrainState:
         state = self._init(architecture, seed)
-        for _, batch in zip(range(self._num_steps), batches, strict=False):
-            state = self._step(architecture, seed, state, batch)
+        batches = itertools.islice(batches, self._num_steps)
+        while part := list(itertools.islice(batches, self.steps_a_call)):
+            state = self._steps(architecture, seed, state, jax.tree.map(lambda *each: np.stack(each), *part))
         return state
 
     def evaluate(

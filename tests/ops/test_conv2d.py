@@ -176,6 +176,14 @@ CHOSEN = {
     "stem, padded": ((2, 13, 12, 3), (3, 3, 3, 24), {"padding": "SAME", "strides": (2, 2)}, ["canonical"] * 3),
     "narrow": ((2, 9, 8, 5), (3, 3, 5, 6), {"padding": ((2, 0), (-1, 1)), "strides": (2, 1)}, ["canonical"] * 3),
     "narrow, dilated": ((2, 9, 8, 5), (3, 2, 5, 6), {"padding": "SAME", "kernel_dilation": (2, 3)}, ["canonical"] * 3),
+    "taps beyond pixels": ((2, 2, 2, 5), (3, 3, 5, 6), {"padding": "SAME"}, ["im2col", "im2col", "canonical"]),
+    "strided to few": (
+        (2, 4, 4, 5),
+        (3, 3, 5, 6),
+        {"padding": "SAME", "strides": (2, 2)},
+        ["canonical", "im2col", "canonical"],
+    ),
+    "one pixel": ((2, 1, 1, 5), (3, 3, 5, 6), {"padding": "SAME"}, ["canonical"] * 3),
     "depthwise": ((2, 14, 14, 64), (3, 3, 1, 64), {"padding": "SAME", "strides": (2, 2)}, ["depthwise"] * 3),
     "32 groups": ((2, 14, 14, 128), (3, 3, 4, 128), {"padding": "SAME"}, ["grouped"] * 3),
     "wide groups": ((4, 16, 16, 64), (3, 3, 32, 64), {"padding": "SAME"}, ["grouped"] * 3),  # winograd within
