@@ -57,7 +57,7 @@ def choose(part: str, geometry: Geometry, batch: int, kernel_shape: Sequence[int
 def _is_swapped(part: str, geometry: Geometry) -> bool:
     """Whether XLA would take the kernel for the input, as it does where its area is the larger one.
 
-    Its program for that takes 3 to 13 times as long as im2col, measured with jax 0.10 and 0.12 on maps of 2x2 to 6x6 and
+    Its program for that takes 3 to 13 times as long as im2col, with jax 0.10 and 0.12, on maps of 2x2 to 6x6 and with
     kernels of 3x3 to 7x7; on a single pixel both take as long.
     """
     pixels = math.prod(geometry.input_size if part == "value" else geometry.output_size)

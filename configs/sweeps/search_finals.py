@@ -1,0 +1,46 @@
+"""What searches have found, trained anew on Fashion-MNIST at 28 pixels, three seeds each, beside ShuffleNet v2 0.5x.
+
+    python scripts/sweep.py --config=configs/shufflenet_v2.py:fashion_mnist --sweep=configs/sweeps/search_finals.py \\
+        --parallel=2 --results=docs/search_finals.jsonl
+    python scripts/document_search.py
+
+The recipes of configs/found are the `best.py` of the searches in docs/search, as they were written. They are made as
+wide as it takes to have as many parameters as ShuffleNet v2 0.5x has here, 351,610; a network of morphisms is as wide
+as it was found. Everything else is the same for all: rate, decay, augmentation and epochs. Results: docs/search.md.
+"""
+
+from configs.sweeps import grid
+
+BASELINE = "shufflenet_v2"
+# Name of a search -> what its network is made of beside the cell.
+FOUND = {
+    "random": {"model.fields.features": 16},
+    "evolution": {"model.fields.features": 16},
+    "controller": {"model.fields.features": 16},
+    "darts": {"model.fields.features": 16},
+    "morphisms": {"init_from": ""},
+    "morphisms_random": {"init_from": ""},
+}
+
+
+def get_sweep() -> grid.Grid:
+    """Three seeds of each."""
+    found = [grid.point({"config": recipe(name), **fields}) for name, fields in FOUND.items()]
+    baseline = grid.point({"config": recipe(BASELINE), "model.fields.stem": "stride2"})
+    common = {
+        "num_steps": 0,
+        "num_epochs": 3.0,
+        "data.image_size": 28,
+        "data.test_split": "test",
+        "schedule.base_learning_rate": 0.1,
+        "schedule.warmup_epochs": 0.5,
+        "eval_batch_size": 1000,
+        "eval_every_epochs": 1.0,
+        "progress_every_seconds": 60.0,
+    }
+    return grid.product(grid.each("seed", (0, 1, 2)), grid.chain(baseline, *found), grid.point(common))
+
+
+def recipe(name: str) -> str:
+    """What the config of a point is."""
+    return f"configs/{name}.py:fashion_mnist" if name == BASELINE else f"configs/found/{name}.py"
