@@ -1,9 +1,11 @@
 """What a search leaves at its end: the best as a recipe, a picture of its cells, and the curves of the searches."""
 
 import itertools
+import json
+import math
 import operator
 import pathlib
-import pprint
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +26,9 @@ Written by scripts/search.py.
 
 from configs import cli
 
-OVERRIDES = {overrides}
+OVERRIDES = {{
+{overrides}
+}}
 
 
 def get_config():
@@ -84,10 +88,15 @@ def write_recipe(folder: pathlib.Path, found: str, recipe: str, overrides: Mappi
       recipe: FILE.py[:ARGS], on which it is based.
       overrides: fields of that.
     """
-    values = pprint.pformat(dict(overrides), width=100, sort_dicts=False)
-    text = RECIPE.format(found=found, recipe=recipe, overrides=values)
+    lines = "\n".join(f"    {_literal(name)}: {_literal(value)}," for name, value in overrides.items())
+    text = RECIPE.format(found=found, recipe=recipe, overrides=lines)
     workdir.write_atomically(folder / "best.py", text)
     return folder / "best.py"
+
+
+def _literal(value: Any) -> str:
+    """In Python, a text in the quotes that formatters leave alone."""
+    return json.dumps(value) if isinstance(value, str) and not set(value) & {'"', "\\"} else repr(value)
 
 
 def label(config: ml_collections.ConfigDict) -> str:
@@ -103,10 +112,26 @@ def unit(config: ml_collections.ConfigDict) -> str:
     return ("seconds of training" if config.evaluator == "table" else "training examples") + ", of all trials"
 
 
+def shown(rewards: Sequence[float]) -> tuple[float, float]:
+    """The limits between which rewards are drawn: all but those further below the median than twice the best is above.
+
+    A cell that does not reach its output is at chance; where it is drawn, the others are all the same.
+    """
+    if not rewards:
+        return 0.0, 1.0
+    middle, high = statistics.median(rewards), max(rewards)
+    above = high - middle
+    low = min(reward for reward in rewards if reward >= middle - (2 * above or math.inf))
+    margin = 0.05 * (high - low) or 0.05
+    return low - margin, high + margin
+
+
 def plot(
     searches: Mapping[str, Mapping[int, Trial]], path: pathlib.Path, name: str, unit: str, *, is_timed: bool = True
 ) -> None:
     """The best so far of each search against what its trials took, added up in the order of proposals: cost and time.
+
+    The few trials that lie far below the others are not shown, and counted.
 
     Args:
       searches: trials by id, by the name of the search.
@@ -134,7 +159,12 @@ def plot(
             (line,) = axes.step(spent, bests, where="post", label=search)
             axes.plot(spent, rewards, ".", color=line.get_color(), alpha=0.4)
     row[0].set_ylabel(f"{name}, best so far")
-    row[0].legend()
+    row[0].legend(loc="lower right")
+    rewards = [trial.reward for found in searches.values() for trial in found.values() if trial.succeeded]
+    low, high = shown(rewards)
+    row[0].set_ylim(low, high)
+    if hidden := sum(reward < low for reward in rewards):
+        row[0].text(0.02, 0.02, f"{hidden} of {len(rewards)} trials are below", transform=row[0].transAxes)
     for axes, label in zip(row, panels, strict=True):
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)

@@ -38,7 +38,7 @@ def test_maps_are_those_declared(name):
 
 
 def one_of_each_kind():
-    """Of the networks whose class and fields differ in numbers alone, that with the smallest: they run the same code."""
+    """Of networks whose class and fields differ in numbers alone, that of the smallest: all run the same code."""
     kinds = collections.defaultdict(list)
     for name, make in models.MODELS.items():
         fields = repr(sorted(make.keywords.items()))
