@@ -7,8 +7,8 @@
 
 A child begins with its parent's weights, changed by morphisms that keep what the network computes, and every trial is
 trained along a cosine from rate 0.05 to 0. The controls train every network from fresh weights. The paper: 20 epochs
-for the start and 17 for each of 8 children of 5 or 8 steps, on CIFAR-10. Here 5 steps of 4 children of 3 epochs; the
-start has 3 as well. Not yet run.
+for the start and 17 for each of 8 children of 5 or 8 steps, on CIFAR-10. Here 5 steps of 4 children of an epoch; the
+start has one as well. Not yet run.
 """
 
 import ml_collections
@@ -34,7 +34,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.recipe = "configs/graph_net.py:fashion_mnist"
     config.overrides = default.fields(
         {
-            "num_epochs": 3.0,
+            "num_epochs": 1.0,
             "data.test_split": "",
             "eval_every_epochs": 0.0,
             "schedule.base_learning_rate": 0.05,
