@@ -14,9 +14,9 @@ from configs.sweeps import grid
 BASELINE = "shufflenet_v2"
 # Name of a search -> what its network is made of beside the cell.
 FOUND = {
-    "random": {"model.fields.features": 16},
-    "evolution": {"model.fields.features": 16},
-    "controller": {"model.fields.features": 16},
+    "random": {"model.fields.features": 18},
+    "evolution": {"model.fields.features": 18},
+    "controller": {"model.fields.features": 17},
     "darts": {"model.fields.features": 16},
     "morphisms": {"init_from": ""},
     "morphisms_random": {"init_from": ""},
