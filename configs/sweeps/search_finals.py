@@ -5,8 +5,8 @@
     python scripts/document_search.py
 
 The recipes of configs/found are the `best.py` of the searches in docs/search, as they were written. They are made as
-wide as it takes to have as many parameters as ShuffleNet v2 0.5x has here, 351,610; a network of morphisms is as wide
-as it was found. Everything else is the same for all: rate, decay, augmentation and epochs. Results: docs/search.md.
+wide as it takes to have as many parameters as ShuffleNet v2 0.5x has here, 351,610. Everything else is the same for all:
+rate, decay, augmentation and epochs. Results: docs/search.md.
 """
 
 from configs.sweeps import grid
@@ -17,9 +17,7 @@ FOUND = {
     "random": {"model.fields.features": 18},
     "evolution": {"model.fields.features": 18},
     "controller": {"model.fields.features": 17},
-    "darts": {"model.fields.features": 16},
-    "morphisms": {"init_from": ""},
-    "morphisms_random": {"init_from": ""},
+    "darts": {"model.fields.features": 30},
 }
 
 
