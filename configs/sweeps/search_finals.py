@@ -5,8 +5,8 @@
     python scripts/document_search.py
 
 The recipes of configs/found are the `best.py` of the searches in docs/search, as they were written. They are made as
-wide as it takes to have as many parameters as ShuffleNet v2 0.5x has here, 351,610. Everything else is the same for all:
-rate, decay, augmentation and epochs. Results: docs/search.md.
+wide as it takes to have as many parameters as ShuffleNet v2 0.5x has here, 351,610. Everything else is the same for
+all: rate, decay, augmentation and epochs. Results: docs/search.md.
 """
 
 from configs.sweeps import grid
