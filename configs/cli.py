@@ -142,12 +142,14 @@ def _path(config: ml_collections.ConfigDict, parts: list[str]) -> list[str] | No
 
 
 def load_recipe(argument: str) -> ml_collections.ConfigDict:
-    """The config of `FILE.py[:ARGS]`.
+    """The config of `FILE.py[:ARGS]`; a file that is not here may be in the checkout, as those that recipes name.
 
     Raises:
       ValueError: no such file, no recipe, or arguments that it does not take.
     """
     path, _, arg = argument.partition(":")
+    inside = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), path)
+    path = inside if not os.path.isfile(path) and os.path.isfile(inside) else path
     if not os.path.isfile(path):
         folder = os.path.dirname(path) or "."
         files = sorted(f for f in os.listdir(folder) if f.endswith(".py")) if os.path.isdir(folder) else []

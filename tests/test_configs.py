@@ -249,3 +249,12 @@ def test_parse_arg():
 def test_parse_arg_names_what_is_wrong(arg, words):
     with pytest.raises(ValueError, match=words):
         common.parse_arg(arg, smoke=False, width=1.0)
+
+
+def test_a_recipe_that_names_another_loads_from_any_folder(monkeypatch, tmp_path):
+    """As those that searches have found do."""
+    path = pathlib.Path("configs/found/random.py").absolute()
+    monkeypatch.chdir(tmp_path)
+    assert cli.load_recipe(str(path)).model.fields.cell.startswith("|nor_conv_3x3~0|+|")
+    with pytest.raises(ValueError, match=r"there is no file configs/shuflenet\.py"):
+        cli.load_recipe("configs/shuflenet.py")

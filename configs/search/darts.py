@@ -12,7 +12,7 @@ of 4 nodes, 16 features, 50 epochs of 64 images from each half of the training i
 train each result for a while, and keep the one that validates best: set --config.seed, and a --workdir for each.
 
 Known failure: after many epochs cells of skip connections alone. Every row of metrics.jsonl counts the operations of
-the cells that would be taken then. Not yet run.
+the cells that would be taken then. Results: docs/search.md.
 """
 
 import dataclasses

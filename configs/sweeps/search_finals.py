@@ -27,7 +27,7 @@ def get_sweep() -> grid.Grid:
     baseline = grid.point({"config": recipe(BASELINE), "model.fields.stem": "stride2"})
     common = {
         "num_steps": 0,
-        "num_epochs": 3.0,
+        "num_epochs": 4.0,
         "data.image_size": 28,
         "data.test_split": "test",
         "schedule.base_learning_rate": 0.1,
