@@ -3,6 +3,7 @@
 import fcntl
 import json
 import pathlib
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -42,6 +43,14 @@ def read(path: pathlib.Path) -> list[Result]:
             raise ValueError(f"{path} is no file of --results of scripts/sweep.py; give another one") from error
         found[result.name] = result
     return list(found.values())
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, and standard deviation (n - 1) where there are several; "-" of none."""
+    if not values:
+        return "-"
+    mean = f"{statistics.fmean(values):.2f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 def evaluations(rows: Iterable[Mapping[str, float]]) -> list[dict[str, float]]:

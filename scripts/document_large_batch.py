@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))  # run from a checkout
 
 from configs.sweeps import large_batch
 from scripts import _results
-from scripts._sweep_results import Result, read
+from scripts._sweep_results import Result, read, spread
 
 METRIC, NOISE, STRENGTH = "test/accuracy", "train/gradient_noise_scale", "train/noise_scale"
 RULES = {
@@ -100,7 +100,7 @@ def tables(cells: Cells) -> str:
     percent = [[100 * value for value in finals(runs, METRIC)] for runs in cells.values()]
     accuracy = dict(zip(cells, percent, strict=True))
     parts = {
-        "Test accuracy in %, after the last epoch": lambda cell: _spread(accuracy[cell]),
+        "Test accuracy in %, after the last epoch": lambda cell: spread(accuracy[cell]),
         "Updates": lambda cell: f"{cells[cell][0].num_steps:,}",
         "Noise scale of the gradient, tr(S) / |G|^2 in images, in epoch 1": lambda cell: _rounded(
             at_epoch(cells[cell], NOISE, 1)
@@ -121,13 +121,6 @@ def _table(cells: Cells, text: Callable[[tuple[str, int]], str]) -> str:
         for rule, title in RULES.items()
     ]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    mean = f"{statistics.fmean(values):.2f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 def median(values: Sequence[float]) -> float:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))  # run from a checkout
 from configs.sweeps import search_finals
 from scripts import _results
 from scripts._search_cost import Reward, known
-from scripts._sweep_results import Result, read
+from scripts._sweep_results import Result, read, spread
 
 JUDGED, CHOSEN_BY = "test/accuracy", "val/accuracy"
 TITLES = {
@@ -98,13 +98,16 @@ def search_of(path: Path) -> Search | None:
     """What a search took; None where there is no file."""
     if not path.exists():
         return None
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return Search(len(rows), sum(row["seconds"] for row in rows))
+    try:
+        seconds = [json.loads(line)["seconds"] for line in path.read_text().splitlines()]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} has a line that is no trial and no epoch, without seconds; mend it") from error
+    return Search(len(seconds), sum(seconds))
 
 
 def describe(finals: Mapping[str, Final]) -> str:
     """Markdown: a row a network."""
-    head = ("found by", "test accuracy, %", "validation, %", "runs", "parameters", "MACs", "trials", "search, s")
+    head = ("found by", "test accuracy, %", "validation, %", "runs", "parameters", "MACs", "trials, epochs", "seconds")
     rows = [head, ["---"] * len(head)]
     for name, final in finals.items():
         count, seconds = (f"{final.search.count}", f"{final.search.seconds:,.0f}") if final.search else ("-", "-")
@@ -112,12 +115,6 @@ def describe(finals: Mapping[str, Final]) -> str:
         costs = (f"{final.params:,}", f"{final.macs:,}")
         rows.append((TITLES[name], *accuracies, str(len(final.runs)), *costs, count, seconds))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean, and standard deviation where there are several."""
-    mean = f"{statistics.fmean(values):.2f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 def draw(finals: Mapping[str, Final], path: Path) -> None:

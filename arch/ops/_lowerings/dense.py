@@ -44,7 +44,7 @@ def choose(part: str, geometry: Geometry, batch: int, kernel_shape: Sequence[int
     if large_enough and winograd.unsupported(geometry, kernel_shape) is None:
         return winograd
     strided = geometry.strides != (1, 1)
-    if part != "kernel_gradient" and _is_swapped(part, geometry):
+    if _is_swapped(part, geometry):
         return im2col
     if narrow_side >= IM2COL_FEATURES:
         gains = pixels <= IM2COL_PIXELS or part == "kernel_gradient" or (part == "input_gradient" and strided)
@@ -57,8 +57,11 @@ def choose(part: str, geometry: Geometry, batch: int, kernel_shape: Sequence[int
 def _is_swapped(part: str, geometry: Geometry) -> bool:
     """Whether XLA would take the kernel for the input, as it does where its area is the larger one.
 
-    Its program for that takes 3 to 13 times as long as im2col, with jax 0.10 and 0.12, on maps of 2x2 to 6x6 and with
-    kernels of 3x3 to 7x7; on a single pixel both take as long.
+    Its program for that takes up to 13 times as long as im2col, with jax 0.10 and 0.12, on maps of 2x2 to 6x6 and with
+    kernels of 3x3 to 7x7: 1 to 13 times with 128 images and 32 features or more; with 16 features, or one image, either
+    may be faster, and on a single pixel both take as long. The gradient of the kernel is not of that kind.
     """
+    if part == "kernel_gradient":
+        return False
     pixels = math.prod(geometry.input_size if part == "value" else geometry.output_size)
     return math.prod(geometry.kernel_size) > pixels > 1
