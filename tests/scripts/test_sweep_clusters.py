@@ -13,10 +13,10 @@ from scripts._sweep_job import Job
 
 ROOT = pathlib.Path(__file__).parents[2]
 OPTIONS = ["--nodes=2", "--gpus-per-node=8"]
-# A queue of names; sbatch refuses those that contain "bad".
+# A queue of names; sbatch refuses those that begin with "bad": their digits may well contain it.
 SBATCH = """#!/bin/bash
 printf '%s\\x1f' "$@" >> "$RECORD/sbatch"; echo >> "$RECORD/sbatch"
-[[ $1 != *bad* ]] || { echo "sbatch: error: invalid partition" >&2; exit 1; }
+[[ $1 != --job-name=bad* ]] || { echo "sbatch: error: invalid partition" >&2; exit 1; }
 echo "${1#--job-name=}" >> "$RECORD/queue"; echo "Submitted batch job 7"
 """
 SQUEUE = """#!/bin/bash
@@ -28,8 +28,8 @@ GCLOUD = """#!/bin/bash
 for item; do [[ $item != --command=* ]] || command=$item; done
 echo "$command" >> "$RECORD/gcloud"
 [[ $command =~ --workdir=([^ ]+) ]]; folder=${BASH_REMATCH[1]}
-[[ $folder != *bad* ]] || exit 2
-[[ $folder != *stopped* ]] || exit 75
+[[ $folder != */bad ]] || exit 2
+[[ $folder != */stopped ]] || exit 75
 mkdir -p "$folder/checkpoints/3"; echo '{"step": 3, "val/accuracy": 0.5}' > "$folder/metrics.jsonl"
 """
 
