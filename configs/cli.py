@@ -81,9 +81,18 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def with_one_recipe(argv: Sequence[str]) -> list[str]:
-    """The arguments with the last --config alone: config_flags defines the fields of each, and fails at the second."""
-    dropped = {place for places, _ in _recipes(argv)[:-1] for place in places}
-    return [item for place, item in enumerate(argv) if place not in dropped]
+    """The arguments with the last --config alone, in the place of the first.
+
+    config_flags defines the fields of each, fails at the second, and at fields before the first.
+    """
+    found = _recipes(argv)
+    if len(found) < 2:
+        return list(argv)
+    first, last = found[0][0], found[-1][0]
+    dropped = {place for places, _ in found for place in places}
+    rest = [(place, item) for place, item in enumerate(argv) if place not in dropped]
+    before = [item for place, item in rest if place < first.start]
+    return [*before, *(argv[place] for place in last), *(item for place, item in rest if place > first.start)]
 
 
 def _config_argument(argv: Sequence[str]) -> str | None:

@@ -28,7 +28,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 NOT_SWEEPS = {"__init__", "grid"}
 SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweeps").glob("*.py") if path.stem not in NOT_SWEEPS)
 NUM_POINTS = {
-    "search_finals": 15,
+    "search_finals": 21,
     "normalization": 72,
     "normalization_rates": 34,
     "normalization_devices": 2,
@@ -99,7 +99,12 @@ def test_a_point_may_have_a_recipe_of_its_own():
     with pytest.raises(ValueError, match=r"no file configs/mobilenet_v3\.py; did you mean configs/mobilenet_v2"):
         expand(default.get_config(), [{"config": "configs/mobilenet_v3.py"}])
     command = ["--config", "configs/xception.py", "--debug", *points[1].flags]
-    assert cli.with_one_recipe(command) == ["--debug", *points[1].flags]
+    assert cli.with_one_recipe(command) == [f"--config={recipe}", "--debug", "--config.seed=1"]
+    # config_flags takes no field before the recipe, which may be the point's last.
+    (point, _) = expand(default.get_config(), grid.product(grid.each("seed", (5, 6)), grid.point({"config": recipe})))
+    assert point.flags == ["--config.seed=5", f"--config={recipe}"]
+    assert cli.with_one_recipe([*command[:2], *point.flags]) == [f"--config={recipe}", "--config.seed=5"]
+    assert cli.with_one_recipe(command[:3]) == command[:3]
 
 
 def test_points_of_one_config_run_once_and_the_command_line_wins():
