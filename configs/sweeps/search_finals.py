@@ -9,15 +9,36 @@ wide as it takes to have as many parameters as ShuffleNet v2 0.5x has here, 351,
 all: rate, decay, augmentation and epochs. Results: docs/search.md.
 """
 
+import json
+
+from configs import cli
 from configs.sweeps import grid
 
 BASELINE = "shufflenet_v2"
+
+
+def recipe(name: str) -> str:
+    """What the config of a point is."""
+    return f"configs/{name}.py:fashion_mnist" if name == BASELINE else f"configs/found/{name}.py"
+
+
+def wider(name: str, factor: float) -> str:
+    """The graph that was found, with so many times the channels."""
+    graph = json.loads(cli.load_recipe(recipe(name)).model.fields.graph)
+    for node in graph["nodes"]:
+        if "features" in node:
+            node["features"] = round(factor * node["features"])
+    return json.dumps(graph)
+
+
 # Name of a search -> what its network is made of beside the cell.
 FOUND = {
     "random": {"model.fields.features": 18},
     "evolution": {"model.fields.features": 18},
     "controller": {"model.fields.features": 17},
     "darts": {"model.fields.features": 30},
+    "morphisms": {"model.fields.graph": wider("morphisms", 1.55)},
+    "morphisms_random": {"model.fields.graph": wider("morphisms_random", 1.02)},
 }
 
 
@@ -37,8 +58,3 @@ def get_sweep() -> grid.Grid:
         "progress_every_seconds": 60.0,
     }
     return grid.product(grid.each("seed", (0, 1, 2)), grid.chain(baseline, *found), grid.point(common))
-
-
-def recipe(name: str) -> str:
-    """What the config of a point is."""
-    return f"configs/{name}.py:fashion_mnist" if name == BASELINE else f"configs/found/{name}.py"
