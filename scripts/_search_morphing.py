@@ -13,6 +13,7 @@ from flax import traverse_util
 
 from arch.models.graphs import Graph, resolve
 from arch.norm.batch import BatchNorm
+from arch.ops import activation
 from arch.search import morphism
 from arch.search.trials import Evaluation, Job
 from arch.training.checkpoint import Checkpointer
@@ -54,9 +55,10 @@ def write_start(parent: pathlib.Path, changes: list[Mapping[str, Any]], path: pa
     model = json.loads((parent / "config.json").read_text())["model"]
     graph = resolve(model["fields"]["graph"])
     variables = read_variables(parent)
+    epsilon = model["norm"]["fields"].get("epsilon", BatchNorm.epsilon)
+    act = activation.create(model["fields"].get("act", "relu"))
     for change in changes:
-        epsilon = model["norm"]["fields"].get("epsilon", BatchNorm.epsilon)
-        graph, variables = morphism.apply(graph, variables, change, epsilon=epsilon)
+        graph, variables = morphism.apply(graph, variables, change, epsilon=epsilon, act=act)
     write(os.fspath(path), to_ours(variables), {"model": model["name"], "format": "arch"})
     return graph
 

@@ -135,6 +135,8 @@ def _check(config: Any) -> None:
         given = operator.attrgetter(name)(config)
         if given != value:
             raise ValueError(f"search: config.{name}={given} must be {value} for evaluator=one_program; use train")
+    if config.model.dtype == "float64":  # of a whole process, in which strategies compute as well
+        raise ValueError("search: config.model.dtype=float64 must be another one for evaluator=one_program; use train")
 
 
 def _first_device(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

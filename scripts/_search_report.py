@@ -115,13 +115,15 @@ def unit(config: ml_collections.ConfigDict) -> str:
 def shown(rewards: Sequence[float]) -> tuple[float, float]:
     """The limits between which rewards are drawn: all but those further below the median than twice the best is above.
 
-    A cell that does not reach its output is at chance; where it is drawn, the others are all the same.
+    A cell that does not reach its output is at chance; where it is drawn, the others are all the same. Where there are
+    more than a fifth of such, they are what the figure is about, as the first steps of a climb, and are drawn.
     """
     if not rewards:
         return 0.0, 1.0
     middle, high = statistics.median(rewards), max(rewards)
     above = high - middle
-    low = min(reward for reward in rewards if reward >= middle - (2 * above or math.inf))
+    near = [reward for reward in rewards if reward >= middle - (2 * above or math.inf)]
+    low = min(near if 5 * len(near) >= 4 * len(rewards) else rewards)
     margin = 0.05 * (high - low) or 0.05
     return low - margin, high + margin
 

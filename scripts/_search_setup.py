@@ -1,5 +1,6 @@
 """What the config of a search stands for: a space, a strategy, an executor, an evaluator."""
 
+import inspect
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from arch.search.strategies.hill_climbing import HillClimbing
 from arch.search.strategies.random_search import RandomSearch
 from arch.search.strategy import Strategy
 from arch.search.tabular import Table
+from arch.training.metrics import Top5Metrics
 from scripts._search_cost import Reward, configure
 from scripts._search_morphing import Morphing
 from scripts._search_one_program import OneProgramTraining
@@ -43,6 +45,7 @@ STRATEGIES = {
     "exhaustive": Exhaustive,
 }
 EVALUATORS = ("train", "one_program", "table")
+METRICS = tuple(Top5Metrics.__annotations__)
 # By config.executor: made of config.num_parallel and config.executor_fields.
 EXECUTORS: Mapping[str, Callable[..., executors.Executor]] = {
     "inline": lambda num_parallel, **fields: executors.InLine(**fields),
@@ -80,16 +83,20 @@ def create(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Setup:
         if value not in known:
             raise unknown_name(f"config.{name}", value, known)
     reward = Reward(**config.reward)
-    if "seconds" in reward.cost and config.executor == "processes" and config.num_parallel > 1:
+    if "seconds" in reward.cost and config.executor in ("processes", "ray") and config.num_parallel > 1:
         raise ValueError(
             f"config.reward.cost={reward.cost} is measured while other trials train; set config.num_parallel="
             f"{config.num_parallel} to 1"
         )
-    space = _call("config.space.fields", SPACES[config.space.name], config.space.fields.to_dict())
-    _check_recipe(config, space)
-    make = STRATEGIES[config.strategy.name]
-    strategy = _call("config.strategy.fields", lambda fields: make(space, seed=config.seed, **fields),
-                     config.strategy.fields.to_dict())  # fmt: skip
+    recipe = configure(config.recipe, config.overrides.to_dict())
+    fields = config.space.fields.to_dict()
+    if config.space.name == "graphs":  # which morphisms apply depends on the network's activation
+        fields = {"act": recipe.model.fields.get("act", "relu"), **fields}
+    space = _call("config.space.fields", SPACES[config.space.name], fields)
+    _check_recipe(config, recipe, space)
+    make, fields = STRATEGIES[config.strategy.name], config.strategy.fields.to_dict()
+    _check_types("config.strategy.fields", make, fields)
+    strategy = _call("config.strategy.fields", lambda fields: make(space, seed=config.seed, **fields), fields)
     evaluate = _evaluator(config, folder, space, reward)
     executor = _call(
         "config.executor_fields",
@@ -117,6 +124,8 @@ def _evaluator(config: ml_collections.ConfigDict, folder: pathlib.Path, space: A
     if config.evaluator == "one_program":
         num_together = config.num_parallel if config.executor == "together" else 1
         return OneProgramTraining(**common, operations=space.operations, reward=reward, num_together=num_together)
+    if not config.table:
+        raise ValueError("config.table must be the trials.jsonl of a search for config.evaluator=table; name it")
     table = Table.read(pathlib.Path(config.table), config.metric, canonical)
     table.check(space)
     return Lookup(table, reward)
@@ -129,13 +138,35 @@ def _call(owner: str, make: Callable[[Mapping[str, Any]], Any], fields: Mapping[
         raise ValueError(f"{owner}: {error}; see its class") from error
 
 
-def _check_recipe(config: ml_collections.ConfigDict, space: Any) -> None:
-    """That every field to be searched is one of the recipe and of its network, each value alone; of cells, one pair."""
+def _check_types(owner: str, make: Callable, fields: Mapping[str, Any]) -> None:
+    """That values are of the types of their defaults; whole numbers are real ones, too."""
+    parameters = inspect.signature(make).parameters
+    for name, value in fields.items():
+        default = getattr(parameters.get(name), "default", inspect.Parameter.empty)
+        types = {float: (float, int), int: (int,), bool: (bool,), str: (str,)}.get(type(default))
+        if types and type(value) not in types:
+            raise ValueError(f"{owner}.{name}={value!r} must be of type {types[0].__name__}, as {default!r}; change it")
+
+
+def _check_recipe(config: ml_collections.ConfigDict, recipe: ml_collections.ConfigDict, space: Any) -> None:
+    """That what is rewarded will be measured, and that every field to be searched is one of the recipe and its network.
+
+    Each value alone; of cells, one pair.
+    """
     shared = config.overrides.to_dict()
-    configure(config.recipe, shared)
+    splits = [split for split in ("val", "test") if recipe.data[f"{split}_split"]]
+    prefixes = ("", "ema_") if recipe.ema_decay else ("",)
+    measured = [f"{split}/{prefix}{name}" for split in splits for prefix in prefixes for name in METRICS]
+    if config.evaluator != "table" and config.metric not in measured:
+        raise unknown_name("config.metric", config.metric, measured)
     if config.space.name == "fields":
         tried = [{name: value} for name, values in space.fields.items() for value in values]
     else:
         tried = [fields_of(config.space.name, space.to_json(space.sample(np.random.default_rng(config.seed))))]
+    for fields in (shared, *tried):
+        if "seed" in fields:
+            raise ValueError(
+                f"config: seed={fields['seed']} must not be a field of trials, which have their own; drop it"
+            )
     for fields in tried:
         models.from_config(configure(config.recipe, {**shared, **fields}).model, num_classes=10)

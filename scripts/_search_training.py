@@ -20,6 +20,8 @@ from scripts._search_cost import Reward, examples, known
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 logger = logging.getLogger("search")
 
 
@@ -97,11 +99,11 @@ class Training:
 
 
 class _Stopping:
-    """SIGTERM and Ctrl-C, which a child gets to hear before they end this process: it saves first."""
+    """What ends this process, SIGHUP where it is a worker: a child gets to hear of it first, and saves."""
 
     def __enter__(self) -> "_Stopping":
         self._signal, self._child = None, None
-        self._previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._previous = {number: signal.signal(number, self._stop) for number in ENDINGS}
         return self
 
     def _stop(self, number: int, frame: Any) -> None:

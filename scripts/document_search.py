@@ -85,6 +85,10 @@ def finals_of(results: Path, searches: Path) -> Mapping[str, Final]:
     for name in (search_finals.BASELINE, *search_finals.FOUND):
         recipe = search_finals.recipe(name)
         own = [run for run in runs if run.overrides.get("config") == recipe]
+        for run in own:
+            if not run.rows or not {JUDGED, CHOSEN_BY} <= run.rows[-1].keys():
+                rule = f"has no {JUDGED} and {CHOSEN_BY}; run the sweep again"
+                raise ValueError(f"{results}: the last row of a run of {recipe} {rule}")
         if own:
             fields = {field: value for field, value in own[0].overrides.items() if field != "config"}
             costs = known(recipe, fields, Reward())[1]

@@ -8,8 +8,8 @@ against what was spent, beside the searches of --compare.
 A search in one network that holds all candidates, as configs/search/darts.py, has `metrics.jsonl`, a row an epoch, and
 `checkpoints` instead of trials; at the end `best.py`, `best_cell.png` and `alphas.json`, what it learned.
 
-Exit status: 0 when all is done, 1 when the loss of a one-shot search became non-finite, 2 for a search that cannot be
-run, 75 after SIGTERM, 130 after Ctrl-C: run it again.
+Exit status: 0 when all is done, 1 when no trial has a reward or the loss of a one-shot search became non-finite, 2 for
+a search that cannot be run, 75 after SIGTERM, 130 after Ctrl-C: run it again.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from absl import flags
 from absl import logging as absl_logging
 
 from arch.search import trials
-from arch.search.run import search
+from arch.search.run import before_the_failures, search
 from arch.search.trials import Trial
 from arch.training import workdir
 from arch.training.preemption import StopRequest
@@ -50,6 +50,8 @@ CONFIG = cli.define_config_flag()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the search; default: runs/search-NAME.")
 COMPARE = flags.DEFINE_list("compare", [], "Folders of other searches, for the figure.")
 
+NO_REWARD = 1  # exit status
+
 logger = logging.getLogger("search")
 
 
@@ -62,8 +64,10 @@ def main() -> int:
     config = CONFIG.value
     folder = pathlib.Path(WORKDIR.value or f"runs/search-{cli.config_name()}").absolute()
     if "oneshot" in config:
+        if COMPARE.value:
+            raise ValueError("--compare is for searches of trials, and this one has none; leave it out")
         return search_oneshot(config, folder)
-    if config.evaluator != "one_program":
+    if config.evaluator != "one_program" or config.executor in ("processes", "ray"):
         jax.config.update("jax_platforms", "cpu")  # the devices are for the trials
     others = _search_report.read_others(COMPARE.value, folder.name)
     setup = _search_setup.create(config, folder)
@@ -75,7 +79,7 @@ def main() -> int:
 
 def run(config: ml_collections.ConfigDict, folder: pathlib.Path, setup: _search_setup.Setup) -> Sequence[Trial]:
     """All trials; says of each what it came to, the best so far, and how long the rest will take."""
-    known = trials.read(folder / "trials.jsonl")
+    known = before_the_failures(trials.read(folder / "trials.jsonl"), config.num_trials)
     start, made, best = time.monotonic(), 0, trials.best(list(known.values()))
     left = sum(number not in known for number in range(config.num_trials))
     logger.info("%d of %d trials, of a space of %.4g, in %s", left, config.num_trials, setup.space.size, folder)
@@ -132,8 +136,10 @@ def report(
                         _search_report.unit(config), is_timed=config.evaluator != "table")  # fmt: skip
     best = trials.best(list(found))
     if best is None:
-        logger.warning("no trial has a reward; their logs are in %s", folder / "trials")
-        return 0
+        errors = [trial.error for trial in found if trial.error]
+        said = f"{len(errors)} failed, the last of {errors[-1]}" if errors else "none was finite or within its limit"
+        cli.fail(f"no trial has a reward: {said}; what they wrote is in {folder / 'trials'}")
+        return NO_REWARD
     path = _search_report.write_best(config, folder, best, len(found))
     logger.info("best: trial %d, %s %.4f; python train.py --config=%s", best.id, config.metric, best.reward,
                 os.path.relpath(path))  # fmt: skip

@@ -146,7 +146,9 @@ def describe(truth: Truth) -> str:
     """The table in words."""
     rows, space = truth.table.rows, truth.space
     every = [trial for group in rows.values() for trial in group]
-    params, seconds = [trial.metrics["params"] for trial in every], [trial.seconds for trial in every]
+    # What has failed has no costs.
+    params = [trial.metrics["params"] for trial in every if "params" in trial.metrics] or [0]
+    seconds = [trial.seconds for trial in every]
     codes = itertools.product(*map(range, space.choices))
     dead = sum(not canonical(space.to_json(space.decode(code))) for code in codes)
     return (

@@ -75,8 +75,10 @@ class LatencyTable:
         return dataclasses.replace(self, error=statistics.median(errors))
 
     def save(self, path: str | Path) -> None:
-        """Writes it as JSON."""
-        Path(path).write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        """Writes it as JSON; the file is the old one or the new one, whenever the process dies."""
+        temporary = Path(f"{path}.tmp")
+        temporary.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        temporary.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> "LatencyTable":

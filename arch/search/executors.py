@@ -162,10 +162,10 @@ class Processes:
         return _Worker(pool, number)
 
     def close(self) -> None:
-        """Ends all, at work or not."""
+        """Ends all, at work or not, by a signal that nobody else sends them."""
         for worker in [*self._free, *self._busy.values()]:
             for process in list((worker.pool._processes or {}).values()):
-                process.terminate()
+                os.kill(process.pid, signal.SIGHUP)
             worker.pool.shutdown(wait=True, cancel_futures=True)
         self._free.clear()
         self._busy.clear()
@@ -173,7 +173,8 @@ class Processes:
 
 def _begin(parent: int, environment: Mapping[str, str], cores: frozenset[int]) -> None:
     """In a new process of `Processes`, before anything is called there."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all: what to do is for the search to say
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes: what to do is for the search to say
+        signal.signal(number, signal.SIG_IGN)
     os.environ.update(environment)
     if cores:
         os.sched_setaffinity(0, cores)

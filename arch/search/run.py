@@ -44,7 +44,8 @@ def search(
 ) -> list[Trial]:
     """Runs a search to its end, from the trials that the file has; returns all, in the order of proposals.
 
-    One that FAILURES_IN_A_ROW ended makes those trials again: what they failed of was no property of theirs.
+    One that FAILURES_IN_A_ROW ended makes those trials again, and one in which all failed, all: what they failed of
+    was no property of theirs.
 
     Args:
       strategy: fresh, whatever the file has: it is asked and told again.
@@ -66,7 +67,7 @@ def search(
     for name, value in {"num_trials": num_trials, "num_parallel": num_parallel}.items():
         if value < 1:
             raise ValueError(f"search: {name}={value} must be at least 1; raise it")
-    known = _before_the_failures(trials.mend(path)) if path else {}
+    known = before_the_failures(trials.mend(path), num_trials) if path else {}
     executor, timed = executor or InLine(), _Timed(evaluate)
     loop = _Loop(strategy, executor, path, on_trial)
     try:
@@ -90,8 +91,10 @@ def search(
     return loop.told
 
 
-def _before_the_failures(known: dict[int, Trial]) -> dict[int, Trial]:
-    """The trials before those that ended a search, by number."""
+def before_the_failures(known: dict[int, Trial], num_trials: int) -> dict[int, Trial]:
+    """The trials before those that ended a search, by number; none where so many were made and all failed."""
+    if len(known) >= num_trials and all(trial.error for trial in known.values()):
+        return {}
     failed = 0
     for number in itertools.takewhile(known.__contains__, itertools.count()):
         failed = failed + 1 if known[number].error else 0
@@ -175,18 +178,25 @@ class _Timed:
 
     def __call__(self, job: Job) -> tuple[Evaluation, float]:
         start = self._start()
-        return self.evaluate(job), time.perf_counter() - start
+        return _plain(self.evaluate(job)), time.perf_counter() - start
 
     def together(self, calls: Sequence[tuple[Job]]) -> list[tuple[Evaluation, float]]:
         """Each takes its share of the seconds of all."""
         start = self._start()
-        found = self.evaluate.together([job for (job,) in calls])
+        found = list(map(_plain, self.evaluate.together([job for (job,) in calls])))
         seconds = (time.perf_counter() - start) / len(found)
         return [(evaluation, seconds) for evaluation in found]
 
     def _start(self) -> float:
         getattr(self.evaluate, "prepare", lambda: None)()
         return time.perf_counter()
+
+
+def _plain(evaluation: Evaluation) -> Evaluation:
+    """With numbers of Python, which JSON has, for those of NumPy and JAX; where there is no such, the trial fails."""
+    reward, cost = float(evaluation.reward), float(evaluation.cost)
+    metrics = {name: value if type(value) is int else float(value) for name, value in evaluation.metrics.items()}
+    return Evaluation(reward if math.isfinite(reward) else -math.inf, cost, metrics)
 
 
 def _trial(job: Job, future: concurrent.futures.Future) -> Trial:
@@ -196,9 +206,7 @@ def _trial(job: Job, future: concurrent.futures.Future) -> Trial:
     error = future.exception()
     if error is None:
         evaluation, seconds = future.result()
-        reward = float(evaluation.reward)
-        reward = reward if math.isfinite(reward) else -math.inf
-        return Trial(**fields, reward=reward, cost=evaluation.cost, seconds=seconds, metrics=dict(evaluation.metrics))
+        return Trial(**fields, **dataclasses.asdict(evaluation), seconds=seconds)
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     logger.warning("trial %d failed: %s", job.id, reason)
     return Trial(**fields, reward=-math.inf, cost=0.0, seconds=0.0, error=reason)

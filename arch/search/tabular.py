@@ -45,7 +45,13 @@ class Table:
         """
         rows = collections.defaultdict(list)
         for _, trial in sorted(trials.read(path).items()):
-            rows[key(trial.architecture)].append(trial)
+            try:
+                rows[key(trial.architecture)].append(trial)
+            except (TypeError, AttributeError) as error:
+                raise ValueError(
+                    f"Table: the architecture of trial {trial.id} must be of this space, not {trial.architecture!r}; "
+                    f"{path} is of another"
+                ) from error
         if not rows:
             raise ValueError(f"Table: {path} has no trials; make it with scripts/search.py")
         for trial in (trial for group in rows.values() for trial in group):

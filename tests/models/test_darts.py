@@ -116,10 +116,12 @@ def test_the_auxiliary_head_sees_the_second_reduction(name, size):
 
     def apply(variables, x):
         _, state = model.apply(variables, x, train=True, mutable=["batch_stats", AUXILIARY])
+        weights.extend(weight for _, weight in state[AUXILIARY].values())
         return {name: logits for name, (logits, _) in state[AUXILIARY].items()}
 
+    weights = []
     (logits,) = jax.eval_shape(apply, variables, x).values()
-    assert logits.shape == (2, 10)
+    assert logits.shape == (2, 10) and weights == [0.25]
 
 
 def test_examples_reach_norms_and_drop_path():

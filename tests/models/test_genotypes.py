@@ -88,6 +88,20 @@ def test_states_that_are_put_out():
     assert unused_states(PNASNET_5.normal.nodes) == (2, 3, 5, 6)
 
 
+def test_amoebanet_a_is_what_the_authors_flags_say():
+    """Operations and inputs of their program, two a node; what its flags call unused is put out."""
+    names = {"id": "identity", "avg3": "avg_pool_3x3", "max3": "max_pool_3x3", "1x7-7x1": "conv_1x7_7x1"}
+    names |= {f"sep{size}": f"sep_conv_{size}x{size}" for size in (3, 5, 7)}
+    for cell, operations, inputs, used in (
+        (AMOEBANET_A.normal, "avg3,max3,sep3,id,id,avg3,sep3,sep5,avg3,sep3", "0011010250", "1010010"),
+        (AMOEBANET_A.reduction, "sep3,avg3,max3,sep7,max3,max3,sep3,1x7-7x1,avg3,sep7", "1002104010", "1100000"),
+    ):
+        edges = [(edge.operation, edge.state) for node in cell.nodes for edge in node.edges]
+        assert edges == [(names[name], int(state)) for name, state in zip(operations.split(","), inputs, strict=True)]
+        assert [node.combine for node in cell.nodes] == ["add"] * 5
+        assert list(cell.concat) == [state for state, flag in enumerate(used) if flag == "0"]
+
+
 def test_nasnet_a_is_what_darts_evaluates():
     """The authors of DARTS write the same cell with their inputs the other way round."""
     theirs = [

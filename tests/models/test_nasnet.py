@@ -68,6 +68,24 @@ def test_sizes_are_those_that_the_papers_print(name, size):
                 np.testing.assert_allclose(value, expected, rtol=0, atol=atol)
 
 
+# Multiply-adds of the specification, in millions, with `align_first`.
+COUNTED = {
+    ("nasnet_a_mobile", 224): 557.7,
+    ("cifar_nasnet_a", 32): 525.8,
+    ("amoebanet_a_4_50", 224): 555.7,
+    ("cifar_amoebanet_a_6_32", 32): 398.7,
+    ("cifar_amoebanet_a_6_36", 32): 498.4,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name,size", COUNTED)
+def test_multiply_adds_are_counted_to_the_last_digit(name, size):
+    model = models.create(name, align_first=True, num_classes=10 if size == 32 else 1000)
+    cost = count(model, (1, size, size, 3), train=False)
+    assert round(cost.macs / 1e6, 1) == COUNTED[name, size]
+
+
 @pytest.mark.slow
 def test_what_a_cell_puts_out_is_not_what_its_nodes_leave():
     """AmoebaNet-A 4/50 would have 4.34 million parameters and 486 million multiply-adds."""
@@ -152,7 +170,8 @@ def test_the_auxiliary_head_is_before_the_last_reduction(name, stage):
 
 
 def test_auxiliary_logits_are_for_training():
-    model = models.create("cifar_nasnet_a", **SMALL, auxiliary_heads=True)
+    weights = []
+    model = models.create("cifar_nasnet_a", **SMALL, auxiliary_heads=True, auxiliary_weight=0.3)
     x = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
     variables = abstract_variables(model, x, train=False)
 
@@ -161,11 +180,12 @@ def test_auxiliary_logits_are_for_training():
         for train in (True, False):
             _, state = model.apply(variables, x, train=train, mutable=["batch_stats", AUXILIARY])
             states.append({name: logits for name, (logits, _) in state.get(AUXILIARY, {}).items()})
+            weights.extend(weight for _, weight in state.get(AUXILIARY, {}).values())
         return states
 
     training, evaluation = jax.eval_shape(apply, variables, x)
     assert training["auxiliary_logits"].shape == (2, 10)
-    assert not evaluation
+    assert not evaluation and weights == [0.3]
 
 
 def test_examples_reach_norms_drop_path_and_dropout():

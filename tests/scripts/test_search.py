@@ -68,24 +68,32 @@ def test_a_search_trains_its_trials_and_writes_the_best_as_a_recipe(finished, tm
 
 
 @pytest.mark.slow
-def test_stopped_in_a_trial_it_goes_on_to_the_same(finished, tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)])
+def test_stopped_in_a_trial_it_goes_on_to_the_same(finished, tmp_path, number, status):
     process = subprocess.Popen(command(tmp_path / "run"), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 120
     while not (tmp_path / "run" / "trials" / "0001.txt").exists():
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     process.communicate(timeout=60)
-    assert process.returncode == 75
+    assert process.returncode == status
     assert len(trials.read(tmp_path / "run" / "trials.jsonl")) == 1
     assert run(tmp_path / "run").returncode == 0
     assert without_clock(tmp_path / "run") == without_clock(finished)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [[], ["--config.executor=processes", "--config.num_parallel=2"]])
-def test_ctrl_c_lets_the_trials_of_one_program_come_to_their_end(tmp_path, flags):
-    """Sent to all processes, as a terminal does; none has failed, and the same command goes on."""
+@pytest.mark.parametrize(
+    ("flags", "number", "status"),
+    [
+        ([], signal.SIGINT, 130),
+        (["--config.executor=processes", "--config.num_parallel=2"], signal.SIGINT, 130),
+        (["--config.executor=processes", "--config.num_parallel=2"], signal.SIGTERM, 75),
+    ],
+)
+def test_a_signal_lets_the_trials_of_one_program_come_to_their_end(tmp_path, flags, number, status):
+    """Sent to all processes, as a terminal or a scheduler does; none fails, and the same command goes on."""
     flags, cells = [*flags, "--config.num_trials=6"], {"config": CELLS_OF_ONE_PROGRAM}
     process = subprocess.Popen(
         command(tmp_path / "run", *flags, **cells), cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -94,9 +102,9 @@ def test_ctrl_c_lets_the_trials_of_one_program_come_to_their_end(tmp_path, flags
     while not trials.read(tmp_path / "run" / "trials.jsonl"):
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130 and "stopped; the same command goes on" in errors, errors
+    assert process.returncode == status and "stopped; the same command goes on" in errors, errors
     found = trials.read(tmp_path / "run" / "trials.jsonl")
     assert 1 <= len(found) < 6 and all(trial.succeeded for trial in found.values())
     assert run(tmp_path / "run", *flags, **cells).returncode == 0
@@ -194,6 +202,35 @@ def test_a_search_for_cells_keeps_to_its_limit_and_draws_the_best(tmp_path):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
     best = cli.load_recipe(str(folder / "best.py"))
     assert space.to_json(resolve(best.model.fields.genotype)) == smaller.architecture
+
+
+@pytest.mark.slow
+def test_a_search_of_morphisms_ends_with_a_recipe_and_its_weights(tmp_path):
+    """Children begin with the weights of their parents; train.py goes on with those of the best."""
+    folder = tmp_path / "run"
+    result = run(folder, config="--config=configs/search/morphisms.py:smoke")
+    assert result.returncode == 0, result.stderr
+    found = trials.read(folder / "trials.jsonl")
+    assert [found[i].parent for i in range(3)] == [None, 0, 0] and [len(found[i].change) for i in (1, 2)] == [0, 2]
+    for child in (1, 2):
+        config = json.loads((folder / "trials" / f"{child:04d}" / "config.json").read_text())
+        assert config["init_from"] == str(folder / "trials" / f"{child:04d}.safetensors")
+        assert config["model"]["fields"]["graph"] == found[child].architecture["model.fields.graph"]
+    best = trials.best(list(found.values()))
+    recipe = cli.load_recipe(str(folder / "best.py"))
+    assert recipe.init_from == str(folder / "best.safetensors")
+    assert recipe.model.fields.graph == best.architecture["model.fields.graph"]
+    command = [sys.executable, "train.py", f"--config={folder / 'best.py'}", f"--workdir={tmp_path / 'best'}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+def test_a_search_without_a_reward_says_so(tmp_path):
+    result = run(tmp_path / "run", "--config.reward.cost=params", "--config.reward.limit=1")
+    assert result.returncode == 1
+    assert "no trial has a reward: none was finite or within its limit" in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "run" / "best.py").exists() and "Traceback" not in result.stderr
 
 
 def test_a_space_of_fields_is_written_as_its_values():

@@ -144,3 +144,14 @@ def test_the_recipe_of_a_search_fits_its_space_and_strategies(arg):
 def test_the_recipe_of_a_search_names_its_strategies():
     with pytest.raises(ValueError, match="strategy: unknown name 'climb'; did you mean 'hill_climbing'"):
         importlib.import_module("configs.search.morphisms").get_config("strategy=climb")
+
+
+def test_the_activation_of_the_network_is_that_of_the_morphisms(parent, tmp_path):
+    """swish(swish(x)) is another function: a layer behind it would not be the identity; where it is wider, it is."""
+    folder, _, _ = parent
+    config = json.loads((folder / "config.json").read_text())
+    config["model"]["fields"]["act"] = "swish"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="deepen: act=swish must be the same when it is applied twice"):
+        write_start(folder, CHANGES[:1], tmp_path / "start.safetensors")
+    write_start(folder, CHANGES[1:2], tmp_path / "start.safetensors")

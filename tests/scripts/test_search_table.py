@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -68,6 +69,15 @@ def test_the_page_tells_the_table_the_regrets_and_how_seeds_agree(path, monkeypa
     assert rows[2][-1].count(";") == 0 and all(row[-1].count(";") == 2 for row in rows[3:])
     assert rows[3][-1].startswith("0.00 ± 0.00; ")
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_training_that_failed_counts_as_nothing(path, tmp_path):
+    """It has no numbers, and its network is worth half of what the other training came to."""
+    whole = search_table.truth_of(path).value[canonical(NETWORKS[1])]
+    trials.append(path, Trial(1, NETWORKS[1], seed=1, reward=-math.inf, cost=0.0, seconds=0.0, error="MemoryError: x"))
+    truth = search_table.truth_of(path)
+    assert truth.value[canonical(NETWORKS[1])] == pytest.approx(whole / 2)
+    assert "with 100 to 109 parameters" in search_table.describe(truth)
 
 
 def test_p_is_that_of_smaller_regrets(monkeypatch):

@@ -272,4 +272,6 @@ def test_the_figure_leaves_out_what_lies_far_below():
     """Of 0.79 to 0.83 around the median of 0.8, 0.1 is further below than twice the best is above."""
     assert _search_report.shown([0.81, 0.1, 0.8, 0.83, 0.79]) == pytest.approx((0.788, 0.832))
     assert _search_report.shown([0.7, 0.8, 0.9]) == pytest.approx((0.69, 0.91))
+    climb = [0.1, 0.4, 0.8, 0.82, 0.84, 0.85, 0.86]  # two of seven are far below, and what it is about
+    assert _search_report.shown(climb) == pytest.approx((0.062, 0.898))
     assert _search_report.shown([0.5]) == pytest.approx((0.45, 0.55))

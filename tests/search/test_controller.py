@@ -10,6 +10,7 @@ import pytest
 
 from arch.search import run, trials
 from arch.search.space import CategoricalSpace
+from arch.search.spaces.graphs import GraphSpace
 from arch.search.spaces.synthetic import OneMax
 from arch.search.strategies.controller import Controller, ReinforcementLearning, loss
 from arch.search.strategies.random_search import RandomSearch
@@ -61,11 +62,12 @@ def test_the_estimate_is_unbiased_for_any_baseline_and_a_good_one_lowers_its_var
     exact = jax.grad(lambda p: -jnp.sum(jnp.exp(log_probs(controller, p)) * REWARDS))(params)
     exact = flat(jax.tree.map(lambda leaf: leaf[None], exact))[0]
     variances = {}
-    for baseline in (0.0, 7.0, float(weights @ REWARDS)):
+    good = float(weights @ REWARDS)
+    for baseline in (-7.0, 7.0, good):  # rewards that are 7 higher, or lower, and none
         found = flat(estimates(controller, params, baseline))
         np.testing.assert_allclose(weights @ found, exact, atol=1e-12)
         variances[baseline] = float(weights @ np.square(found - exact).sum(1))
-    assert variances[float(weights @ REWARDS)] < variances[7.0] / 10
+    assert variances[good] < min(variances[7.0], variances[-7.0]) / 10
 
 
 def test_ppo_begins_as_reinforce_and_stops_at_its_clip(policy):
@@ -165,6 +167,52 @@ def test_it_resumes_from_its_trials(tmp_path):
     assert [one.architecture for one in found] == [one.architecture for one in expected]
 
 
+def learned(num_told=12, seed=0, **fields):
+    """The parameters after some trials, of which every fourth fails."""
+    options = {"batch_size": 4, "learning_rate": 0.05, "features": 4, **fields}
+    strategy = ReinforcementLearning(CategoricalSpace((2, 3)), seed=seed, **options)
+    for number in range(num_told):
+        reward = -math.inf if number % 4 == 3 else math.sin(number)
+        strategy.tell(strategy.ask().architecture, Trial(number, None, 0, reward, 1.0, 0.0))
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(strategy.params)])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"seed": 1},
+        {"method": "reinforce"},
+        {"batch_size": 2},
+        {"learning_rate": 0.01},
+        {"baseline_decay": 0.5},
+        {"entropy_weight": 1.0},
+        {"clip": 0.01},
+        {"num_epochs": 1},
+        {"failed_reward": -1.0},
+    ],
+    ids=str,
+)
+def test_every_option_changes_what_is_learned(fields):
+    np.testing.assert_array_equal(learned(), learned())
+    assert np.max(np.abs(learned(**fields) - learned())) > 1e-4
+
+
+def test_of_one_batch_reinforce_learns_what_one_epoch_of_ppo_learns():
+    found = learned(4, method="reinforce")
+    np.testing.assert_allclose(found, learned(4, method="ppo", num_epochs=1), atol=1e-6)
+    assert np.max(np.abs(found - learned(4, method="ppo"))) > 1e-4
+    np.testing.assert_array_equal(found, learned(4, method="reinforce", num_epochs=3))
+
+
+def test_parameters_begin_uniformly_between_the_bounds():
+    """So many that their extremes and their deviation tell: 13,700 of the size of the paper's."""
+    for scale in (0.1, 0.5):
+        params = Controller((4, 3), init_scale=scale).init({"params": jax.random.key(0)}, jnp.zeros(2, jnp.int32))
+        values = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
+        assert 0.99 * scale < np.abs(values).max() <= scale
+        assert values.std() == pytest.approx(scale / math.sqrt(3), rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -176,3 +224,8 @@ def test_it_resumes_from_its_trials(tmp_path):
 def test_fields_out_of_range_are_one_line(fields, words):
     with pytest.raises(ValueError, match=words):
         ReinforcementLearning(CategoricalSpace((2,)), seed=0, **fields)
+
+
+def test_a_space_without_a_code_is_refused():
+    with pytest.raises(ValueError, match=r"GraphSpace must have an encoding; "):
+        ReinforcementLearning(GraphSpace("2,3"), seed=0)

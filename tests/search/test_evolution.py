@@ -1,6 +1,8 @@
 """Aging evolution: the queue, its tournaments and mutations, and that it beats random search where it should."""
 
+import functools
 import math
+import types
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from arch.search.space import CategoricalSpace, Choices
 from arch.search.spaces.synthetic import NkLandscape, OneMax
 from arch.search.strategies.evolution import Evolution
 from arch.search.strategies.random_search import RandomSearch
-from arch.search.trials import Trial
+from arch.search.trials import Job, Trial
 from tests.ranks import mann_whitney
 
 SPACE = CategoricalSpace((4,) * 6)
@@ -33,9 +35,6 @@ def test_the_oldest_dies_however_good_it_is():
     strategy = Evolution(SPACE, seed=0, population_size=3, sample_size=2)
     told(strategy, [9.0, 1.0, 2.0, 3.0])
     assert [one.id for one in strategy.population] == [1, 2, 3]
-    told_worst = Evolution(SPACE, seed=0, population_size=3, sample_size=50, kill="worst")
-    told(told_worst, [9.0, 1.0, 2.0, 3.0])
-    assert [one.id for one in told_worst.population] == [0, 2, 3]
 
 
 def test_children_are_of_the_best_of_the_sample_and_one_field_away():
@@ -76,11 +75,63 @@ def test_a_literal_mutation_may_draw_what_is_there():
     assert same == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 4000))
 
 
-def test_of_equal_ones_the_first_drawn_wins():
-    strategy = Evolution(SPACE, seed=4, population_size=2, sample_size=1, no_change_rate=1.0)
-    told(strategy, [1.0, 1.0])
-    parents = [strategy.ask().parent for _ in range(400)]
-    assert 120 < sum(parents) < 280
+@pytest.mark.parametrize("drawn", [[1, 0, 1], [0, 1, 1], [2, 1, 0]])
+def test_of_equal_ones_the_first_drawn_wins(drawn):
+    strategy = Evolution(SPACE, seed=4, population_size=3, sample_size=3, no_change_rate=1.0)
+    told(strategy, [1.0, 1.0, 0.5])
+    strategy._rng = types.SimpleNamespace(integers=lambda *_, **__: np.array(drawn), random=lambda: 0.0)
+    assert strategy.ask().parent == next(index for index in drawn if index < 2)
+
+
+def test_without_aging_the_worst_of_the_sample_dies_and_never_the_child():
+    """The sample is the one that the parent was the best of."""
+    strategy = Evolution(SPACE, seed=0, population_size=3, sample_size=50, kill="worst")
+    told(strategy, [9.0, 1.0, 2.0, 0.0])
+    assert [one.id for one in strategy.population] == [0, 2, 3]
+    strategy = Evolution(SPACE, seed=0, population_size=9, sample_size=1, kill="worst", no_change_rate=1.0)
+    told(strategy, range(9))
+    for number in range(9, 19):
+        parent = strategy.ask()
+        strategy.tell(parent.architecture, trial(number, 0.0))
+        ids = [one.id for one in strategy.population]
+        assert number in ids and parent.parent not in ids, "of a sample of one the parent is the worst, too"
+
+
+def test_in_parallel_the_worst_of_all_dies_where_the_sample_is_dead():
+    strategy = Evolution(SPACE, seed=0, population_size=1, sample_size=1, kill="worst")
+    told(strategy, [1.0])
+    children = [strategy.ask() for _ in range(2)]
+    for number, child in enumerate(children, start=1):
+        strategy.tell(child.architecture, trial(number, float(number)))
+    assert [one.id for one in strategy.population] == [2]
+
+
+@pytest.mark.parametrize("make", [Evolution, RandomSearch])
+def test_the_seed_draws_the_architectures(make):
+    drawn = [[make(SPACE, seed=seed).ask().architecture for _ in range(3)] for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_random_search_tries_so_often_to_find_something_new():
+    space = CategoricalSpace((2, 3))
+
+    def drawn(**fields):
+        strategy = RandomSearch(space, seed=0, **fields)
+        return [strategy.ask().architecture for _ in range(8)]
+
+    assert len(set(drawn(distinct=True)[:6])) == 6 and len(drawn(distinct=True)) == 8, "more than there are"
+    assert drawn(distinct=True, max_tries=1) == drawn() and len(set(drawn()[:6])) < 6
+
+
+def test_noise_and_landscapes_follow_their_seeds():
+    bits = [0, 1] * 10
+    for make in (functools.partial(OneMax, 20), NkLandscape):
+        noisy = [make(noise=0.5)(Job(0, bits, seed)).reward for seed in range(400)]
+        true = make(noise=0.0)(Job(0, bits, 0)).reward
+        assert np.std(noisy) == pytest.approx(0.5, rel=0.15) and np.mean(noisy) == pytest.approx(true, abs=0.1)
+        assert make(noise=0.5)(Job(0, bits, 0)).reward == noisy[0]
+        assert make(noise=0.0)(Job(0, bits, 1)).reward == true
+    assert NkLandscape(seed=1)(Job(0, bits, 0)).reward != NkLandscape(seed=2)(Job(0, bits, 0)).reward
 
 
 def test_what_failed_is_no_parent_while_there_is_another():

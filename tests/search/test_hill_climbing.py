@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from arch.efficiency.complexity import count
 from arch.models.classification.graph_net import GraphNet
@@ -223,12 +224,12 @@ def test_a_cost_is_what_tracing_finds(head):
 
 
 def test_a_graph_is_written_as_a_field_of_a_recipe():
-    space = GraphSpace(NASH, field="model.fields.graph")
+    space = GraphSpace(NASH, field="model.fields.other")
     rng = np.random.default_rng(0)
     graph = space.mutate(rng, space.mutate(rng, space.sample(rng)))
     written = json.loads(json.dumps(space.to_json(graph)))
-    assert set(written) == {"model.fields.graph"} and space.from_json(written) == graph != NASH
-    with pytest.raises(ValueError, match=r"must have the field model\.fields\.graph alone"):
+    assert set(written) == {"model.fields.other"} and space.from_json(written) == graph != NASH
+    with pytest.raises(ValueError, match=r"must have the field model\.fields\.other alone"):
         space.from_json({"graph": "2,3"})
 
 
@@ -266,6 +267,14 @@ def test_options_of_the_space_reach_the_morphisms():
     }
 
 
+@pytest.mark.parametrize(("act", "deepens"), [("relu", True), (nn.relu, True), ("swish", False)])
+def test_a_layer_is_put_in_where_the_activation_allows_it(act, deepens):
+    rng = np.random.default_rng(0)
+    space = GraphSpace("2,3,3", act=act)
+    changes = [space.morph(rng, space.start)[1] for _ in range(60)]
+    assert any(change["morphism"] == "deepen" for change in changes) == deepens
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -277,6 +286,11 @@ def test_options_of_the_space_reach_the_morphisms():
         ),
         (lambda: GraphSpace("2;3"), "the text is no JSON"),
         (lambda: GraphSpace("2,3", sample_changes=-1), "sample_changes=-1 must not be negative"),
+        (lambda: GraphSpace("2,3", kernel_sizes=(3, 0)), r"kernel_sizes=\(3, 0\) must be whole numbers from 1 up"),
+        (lambda: GraphSpace("2,3", factors=(1.5,)), r"factors=\(1.5,\) must be whole numbers from 2 up"),
+        (lambda: GraphSpace("2,3", forms=("copi",)), "GraphSpace: forms: unknown name 'copi'; did you mean 'copy'"),
+        (lambda: GraphSpace("2,3", uneven=1.0), "uneven=1.0 must be in"),
+        (lambda: GraphSpace("2,3", act="swosh"), "unknown name 'swosh'; did you mean 'swish'"),
     ],
 )
 def test_fields_out_of_range_are_one_line(make, words):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -78,6 +79,16 @@ def test_in_processes_that_end_out_of_order_it_is_the_same_search(tmp_path):
     assert without_clock(found) == without_clock(expected)
     written = [json.loads(line)["id"] for line in path.read_text().splitlines()]
     assert sorted(written) == list(range(24)) and written != sorted(written)
+
+
+class AsGroups:
+    """An evaluation of one job, for several at a time."""
+
+    def __init__(self, evaluate):
+        self.evaluate = evaluate
+
+    def together(self, jobs):
+        return list(map(self.evaluate, jobs))
 
 
 class Grouped:
@@ -255,6 +266,36 @@ def test_what_failed_because_of_its_surroundings_is_made_again(tmp_path, num_bef
     found = search(path)
     assert without_clock(found) == without_clock(search())
     assert without_clock(trials.read(path).values()) == without_clock(found)
+
+
+def test_a_short_search_in_which_all_failed_is_made_again(tmp_path):
+    """Once all of its trials are there; one that was killed before keeps what has failed, as it would have."""
+
+    def broken(job):
+        raise OSError("no space left")
+
+    path = tmp_path / "trials.jsonl"
+    assert [one.error for one in search(path, evaluate=broken, num_trials=3)] == ["OSError: no space left"] * 3
+    assert [bool(one.error) for one in search(path, num_trials=4)] == [True] * 3 + [False]
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    assert without_clock(search(path, num_trials=3)) == without_clock(search(num_trials=3))
+
+
+@pytest.mark.parametrize("executor", [None, "together"])
+def test_numbers_of_other_libraries_are_written_as_such_of_python(tmp_path, executor):
+    def evaluate(job):
+        return Evaluation(np.float32(0.5), cost=jnp.float32(2), metrics={"params": 3, "macs": np.int64(4)})
+
+    found = search(tmp_path / "trials.jsonl", evaluate=AsGroups(evaluate) if executor else evaluate, num_trials=2,
+                   executor=Together() if executor else None)  # fmt: skip
+    assert [(one.reward, one.cost, one.metrics) for one in found] == [(0.5, 2.0, {"params": 3, "macs": 4.0})] * 2
+    assert without_clock(trials.read(tmp_path / "trials.jsonl").values()) == without_clock(found)
+
+
+@pytest.mark.parametrize(("result", "error"), [(None, "AttributeError"), (Evaluation("good"), "ValueError")])
+def test_an_evaluation_that_is_none_fails_its_trial(result, error):
+    found = search(evaluate=lambda job: TASK(job) if job.id else result, num_trials=2)
+    assert found[0].error.startswith(error) and found[1].succeeded
 
 
 def test_reading_leaves_the_line_alone_that_another_process_is_writing(tmp_path):

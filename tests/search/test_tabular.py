@@ -3,11 +3,14 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 
 from arch.models.classification.nas_bench_201 import EDGES, cell_operations
 from arch.search import run, trials
 from arch.search.space import CategoricalSpace
+from arch.search.spaces.cells import CellSpace
+from arch.search.spaces.graphs import GraphSpace
 from arch.search.spaces.nas_bench_201 import CONNECT, CONVOLUTIONS, NASBench201Space, canonical
 from arch.search.strategies.exhaustive import Exhaustive
 from arch.search.strategies.random_search import RandomSearch
@@ -74,6 +77,8 @@ def test_what_is_no_table(path, tmp_path):
     Table.read(path).check(SPACE)
     with pytest.raises(ValueError, match=r"architecture=\[0, 3\] must be one of the table's"):
         Table.read(path).check(CategoricalSpace((2, 4)))
+    with pytest.raises(ValueError, match=r"architecture of trial 0 must be of this space, not \["):
+        Table.read(path, key=canonical)
 
 
 def test_the_cells_of_nas_bench_201():
@@ -107,6 +112,19 @@ def test_a_space_knows_the_simplest_cell_of_each_network():
     assert len(NASBench201Space(CONVOLUTIONS).distinct()) == 871 and NASBench201Space(CONVOLUTIONS).size == 4096
     with pytest.raises(ValueError, match=r"^Exhaustive: distinct=True must be False for CategoricalSpace; "):
         Exhaustive(SPACE, seed=0, distinct=True)
+    for large in (CellSpace(), GraphSpace("2,3")):
+        with pytest.raises(ValueError, match=r"^Exhaustive: .*Space must have at most 1,000,000 architectures, not "):
+            Exhaustive(large, seed=0)
+
+
+def test_a_mutation_of_a_cell_may_draw_what_is_there():
+    """Of four operations one is the current one."""
+    rng, same = np.random.default_rng(0), {}
+    for included in (False, True):
+        space = NASBench201Space(CONVOLUTIONS, include_current=included)
+        cell = space.decode((0, 1, 2, 3, 0, 1))
+        same[included] = np.mean([space.mutate(rng, cell) == cell for _ in range(4000)])
+    assert same[False] == 0.0 and same[True] == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 4000))
 
 
 def test_cells_that_compute_the_same_have_one_canonical_text():

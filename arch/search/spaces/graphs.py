@@ -1,12 +1,14 @@
 """All networks that network morphisms make of a first one (Elsken et al., arXiv:1711.04528)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from arch.errors import unknown_name
 from arch.models.graphs import LAYERS, NASH, Graph, resolve
+from arch.ops import activation
 from arch.search import morphism
 from arch.search.widening import FORMS
 
@@ -28,9 +30,10 @@ class GraphSpace:
       factors: by which convolutions are widened.
       forms: of widening: "copy", Net2Net's, or "zero", NASH's.
       uneven: in [0, 1), how unevenly copies share the weights of what they replace; see `arch.search.morphism`.
+      act: the activation of the network, or its name in `arch.ops.activation`: not all morphisms apply to every one.
 
     Raises:
-      ValueError: a start that is no graph, or costs more than there may be; a negative number of changes.
+      ValueError: a start that is no graph, or costs more than there may be; a value out of range; an unknown name.
     """
 
     choices: tuple[int, ...] = ()
@@ -50,13 +53,25 @@ class GraphSpace:
         factors: Sequence[int] = (2, 4),
         forms: Sequence[str] = FORMS,
         uneven: float = 0.5,
+        act: Callable | str = "relu",
     ):
-        if sample_changes < 0:
-            raise ValueError(f"GraphSpace: sample_changes={sample_changes} must not be negative; 0 samples the start")
+        for name, value, is_right, rule in (
+            ("sample_changes", sample_changes, sample_changes >= 0, "must not be negative; 0 samples the start"),
+            ("kernel_sizes", kernel_sizes, _are_from(1, kernel_sizes), "must be whole numbers from 1 up; name some"),
+            ("factors", factors, _are_from(2, factors), "must be whole numbers from 2 up; name some"),
+            ("forms", forms, len(forms) > 0, f"must be one or more of {', '.join(FORMS)}; name some"),
+            ("uneven", uneven, 0 <= uneven < 1, "must be in [0, 1); 0.5 is usual"),
+        ):
+            if not is_right:
+                raise ValueError(f"GraphSpace: {name}={value} {rule}")
+        for form in forms:
+            if form not in FORMS:
+                raise unknown_name("GraphSpace: forms", form, FORMS)
         self.start, self._field, self._sample_changes = resolve(start), field, sample_changes
         self._image_shape, self._num_classes = tuple(image_shape), num_classes
         self._max_params, self._max_macs = max_params, max_macs
         self._options = {"kernel_sizes": kernel_sizes, "factors": factors, "forms": forms, "uneven": uneven}
+        self._options["act"] = activation.create(act) if isinstance(act, str) else act
         if not self._fits(self.start):
             params, macs = self.cost(self.start)
             raise ValueError(
@@ -123,3 +138,8 @@ class GraphSpace:
         if set(values) != {self._field}:
             raise ValueError(f"GraphSpace: {dict(values)} must have the field {self._field} alone; see to_json")
         return resolve(values[self._field])
+
+
+def _are_from(least: int, values: Sequence[int]) -> bool:
+    """Whether these are whole numbers, one at least, and none below."""
+    return len(values) > 0 and all(type(value) is int and value >= least for value in values)

@@ -119,6 +119,14 @@ def loss(
     return -jnp.mean(gain + entropy_weight * entropies)
 
 
+def _cpu() -> jax.Device | None:
+    """None where JAX was told to have no CPU."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
 class ReinforcementLearning:
     """Proposals of a controller, which learns from every batch of rewards.
 
@@ -154,6 +162,10 @@ class ReinforcementLearning:
     ):
         if method not in METHODS:
             raise unknown_name("ReinforcementLearning: method", method, METHODS)
+        if not space.choices:
+            raise ValueError(
+                f"ReinforcementLearning: {type(space).__name__} must have an encoding; take another strategy"
+            )
         if batch_size < 1 or num_epochs < 1:
             raise ValueError(
                 f"ReinforcementLearning: batch_size={batch_size} and num_epochs={num_epochs} must be at least 1; raise "
@@ -165,7 +177,8 @@ class ReinforcementLearning:
         self._num_epochs, self._baseline_decay = num_epochs if method == "ppo" else 1, baseline_decay
         self.controller, optimizer = Controller(tuple(space.choices), features), optax.adam(learning_rate)
         self._drawn = jnp.full(len(space.choices), -1, jnp.int32)
-        self._first_key, self._sample_key = jax.random.split(jax.random.key(seed))
+        # On the CPU, with all that is made of it: a GPU may add in another order when the search is repeated.
+        self._first_key, self._sample_key = jax.random.split(jax.device_put(jax.random.key(seed), _cpu()))
         init = jax.jit(lambda key: self.controller.init({"params": key}, jnp.zeros_like(self._drawn))["params"])
         self.params = init(self._first_key)
         self._opt_state = optimizer.init(self.params)

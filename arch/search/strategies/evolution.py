@@ -18,9 +18,9 @@ class Evolution:
     child goes to the back of the queue and the front of it dies: the oldest, not the worst, so that what was lucky once
     has to be found again. The result of a search is the best of all its trials, not of the last population.
 
-    Ages are those of completion where trials run in parallel: a child whose parents were drawn before others were told
-    is no special case. A trial that failed takes its place in the queue and is never the best of a sample that has
-    another one.
+    Ages are those of proposal, also where trials run in parallel: a search tells of them in that order, so that it
+    repeats itself; in the paper they are those of completion. A trial that failed takes its place in the queue and is
+    never the best of a sample that has another one.
 
     Args:
       space: to sample from and mutate in.
@@ -29,7 +29,8 @@ class Evolution:
       sample_size: S, drawn for each child; 25 in the paper.
       replace: whether the S draws are with replacement, as in the paper's pseudo-code.
       no_change_rate: a child is its parent, to be trained again, with this probability; 0.05 in the paper.
-      kill: "oldest", or "worst" of the sample, the paper's baseline without aging.
+      kill: "oldest", or "worst" of the sample of which the child's parent was the best, the paper's baseline without
+        aging.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Evolution:
         self._no_change_rate, self._kill = no_change_rate, kill
         self._num_asked = 0
         self._population: collections.deque[tuple[Architecture, Trial]] = collections.deque()
+        self._samples: collections.deque[list[Trial]] = collections.deque()  # of what was asked for and not told
 
     @property
     def population(self) -> list[Trial]:
@@ -67,8 +69,11 @@ class Evolution:
         self._num_asked += 1
         # In parallel nothing may have been told yet when the first child is due: another random one is no harm.
         if self._num_asked <= self._population_size or not self._population:
+            self._samples.append([])
             return Proposal(self._space.sample(self._rng))
-        parent, trial = self._population[max(self._draw(), key=lambda index: self._population[index][1].reward)]
+        drawn = [self._population[index] for index in self._draw()]
+        self._samples.append([trial for _, trial in drawn])
+        parent, trial = max(drawn, key=lambda one: one[1].reward)
         if self._rng.random() < self._no_change_rate:
             return Proposal(parent, trial.id, "none")
         return Proposal(self._space.mutate(self._rng, parent), trial.id, "mutation")
@@ -82,9 +87,12 @@ class Evolution:
 
     def tell(self, architecture: Architecture, trial: Trial) -> None:
         """The child is the youngest; one dies for it once there are enough."""
+        sample = self._samples.popleft()
         self._population.append((architecture, trial))
         if len(self._population) > self._population_size:
-            if self._kill == "oldest":
-                self._population.popleft()
-            else:
-                del self._population[min(self._draw(), key=lambda index: self._population[index][1].reward)]
+            del self._population[0 if self._kill == "oldest" else self._worst(sample)]
+
+    def _worst(self, sample: list[Trial]) -> int:
+        """Its index; of all, where in parallel the whole sample has died for others."""
+        living = [index for index, (_, trial) in enumerate(self._population) if trial in sample]
+        return min(living or range(len(self._population)), key=lambda index: self._population[index][1].reward)

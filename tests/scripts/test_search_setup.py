@@ -1,0 +1,77 @@
+"""What the config of a search stands for, and what is refused before anything is trained."""
+
+import numpy as np
+import pytest
+
+from arch.ops.activation import ACTIVATIONS
+from arch.search import trials
+from configs import cli
+from configs.search import default
+from scripts import _search_setup
+from scripts._search_setup import create
+
+CELLS = "configs/search/nas_bench_201.py"
+
+
+def config(recipe=CELLS, **fields):
+    made = cli.load_recipe(recipe)
+    with made.unlocked():
+        for name, value in fields.items():
+            node = made
+            *groups, last = name.split("__")
+            for group in groups:
+                node = node[group]
+            node[last] = default.fields(value) if isinstance(value, dict) else value
+    return made
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"metric": "val/acuracy"}, "config.metric: unknown name 'val/acuracy'; did you mean 'val/accuracy'"),
+        ({"metric": "val/ema_accuracy"}, "config.metric: unknown name 'val/ema_accuracy'"),
+        ({"strategy__fields": {"sample_size": 2.5}}, r"strategy\.fields\.sample_size=2\.5 must be of type int, as 25"),
+        ({"strategy__fields": {"no_change_rate": "a"}}, r"no_change_rate='a' must be of type float, as 0\.05"),
+        ({"strategy__fields": {"replace": 1}}, "replace=1 must be of type bool, as True"),
+        ({"strategy__fields": {"sample": 2}}, r"config\.strategy\.fields: .*sample"),
+        ({"overrides": {"seed": 3}}, "seed=3 must not be a field of trials, which have their own"),
+        ({"evaluator": "table"}, r"config\.table must be the trials\.jsonl of a search for config\.evaluator=table"),
+        (
+            {"reward__cost": "seconds", "reward__limit": 1.0, "executor": "ray", "num_parallel": 2},
+            r"config\.reward\.cost=seconds is measured while other trials train; set config\.num_parallel=2 to 1",
+        ),
+    ],
+)
+def test_what_cannot_be_searched_is_one_line(tmp_path, fields, words):
+    with pytest.raises(ValueError, match=words) as error:
+        create(config(**fields), tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_whole_numbers_are_real_ones_too(tmp_path):
+    assert create(config(strategy__fields={"no_change_rate": 0}), tmp_path).strategy
+    assert create(config(metric="test/top5_accuracy"), tmp_path).evaluate.metric == "test/top5_accuracy"
+
+
+def test_a_table_of_another_space_is_one_line(tmp_path):
+    path = tmp_path / "trials.jsonl"
+    trials.append(path, trials.Trial(0, {"rate": 0.1}, 0, 0.5, 1.0, 1.0, metrics={"val/accuracy": 0.5}))
+    with pytest.raises(ValueError, match=r"architecture of trial 0 must be of this space, not {'rate': 0\.1}"):
+        create(config(evaluator="table", table=str(path)), tmp_path)
+
+
+@pytest.mark.parametrize(("act", "deepens"), [(None, True), ("swish", False)])
+def test_graphs_change_as_the_activation_of_the_recipe_allows(tmp_path, act, deepens):
+    fields = {"overrides": {"num_steps": 2} | ({"model.fields.act": act} if act else {})}
+    space = create(config("configs/search/morphisms.py:smoke", **fields), tmp_path).space
+    rng = np.random.default_rng(0)
+    kinds = {space.morph(rng, space.start)[1]["morphism"] for _ in range(40)}
+    assert ("deepen" in kinds) == deepens and "widen" in kinds
+    assert space._options["act"] is ACTIVATIONS[act or "relu"]
+
+
+def test_every_strategy_and_space_can_be_named(tmp_path):
+    for name in _search_setup.STRATEGIES:
+        space = "graphs" if name == "hill_climbing" else "nas_bench_201"
+        recipe = "configs/search/morphisms.py" if space == "graphs" else CELLS
+        assert create(config(recipe, strategy__name=name, strategy__fields={}), tmp_path).strategy
