@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from flax import traverse_util
 
+from arch.models.classification.graph_net import GraphNet
 from arch.models.graphs import Graph, resolve
 from arch.norm.batch import BatchNorm
 from arch.ops import activation
@@ -40,6 +41,11 @@ class Morphing(Training):
         return super().__call__(dataclasses.replace(job, architecture={**job.architecture, "init_from": str(start)}))
 
 
+def activation_of(fields: Mapping[str, Any]) -> morphism.Activation:
+    """That of the network of a recipe, by its fields."""
+    return activation.create(fields["act"]) if "act" in fields else GraphNet.act
+
+
 def write_start(parent: pathlib.Path, changes: list[Mapping[str, Any]], path: pathlib.Path) -> Graph:
     """Writes the weights of a run's newest checkpoint after some morphisms; returns their graph.
 
@@ -56,7 +62,7 @@ def write_start(parent: pathlib.Path, changes: list[Mapping[str, Any]], path: pa
     graph = resolve(model["fields"]["graph"])
     variables = read_variables(parent)
     epsilon = model["norm"]["fields"].get("epsilon", BatchNorm.epsilon)
-    act = activation.create(model["fields"].get("act", "relu"))
+    act = activation_of(model["fields"])
     for change in changes:
         graph, variables = morphism.apply(graph, variables, change, epsilon=epsilon, act=act)
     write(os.fspath(path), to_ours(variables), {"model": model["name"], "format": "arch"})

@@ -36,7 +36,7 @@ class Candidates:
     """
 
     def __init__(self, config: Any, operations: Sequence[str], grouping: str = "one"):
-        _check(config)
+        check_recipe(config)
         self._config = config
         self._pipeline = input_pipeline.create(
             config.data,
@@ -121,8 +121,8 @@ class Candidates:
         return map(_first_device, self._pipeline.evaluation(split))
 
 
-def _check(config: Any) -> None:
-    """Refuses what the one program does not do."""
+def check_recipe(config: Any) -> None:
+    """Refuses what the one program does not do, by a ValueError."""
     for name, value in {
         "num_micro_batches": 1,
         "ema_decay": 0.0,

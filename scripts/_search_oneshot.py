@@ -14,7 +14,6 @@ import os
 import pathlib
 import signal
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,9 +21,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from arch import models, norm
-from arch.norm.weight import create_conv
-from arch.ops import activation
+from arch import models
 from arch.optim import batches, schedules
 from arch.search.oneshot.derive import derive, entropy, histogram
 from arch.search.oneshot.step import SearchState, Settings, create_state, make_eval_step, make_search_step
@@ -56,7 +53,11 @@ class Run:
         self.config, self.recipe = config, recipe
         dtype = jnp.dtype(recipe.model.dtype)
         self.settings = _make(Settings, "config.oneshot", config.oneshot)
-        model = _make(Supernet, "config.supernet", made_of_names(config.supernet), dtype=dtype)
+        layers = models.parts(recipe.model)
+        for name in ("conv", "norm", "act"):
+            if name in config.supernet:
+                raise ValueError(f"config.supernet.{name} is that of the network; set it by config.overrides.model")
+        model = _make(Supernet, "config.supernet", config.supernet, dtype=dtype, **layers)
         self.data = Halves(recipe.data, seed=config.seed, batch_size=config.global_batch_size)
         info, size = self.data.info, config.global_batch_size
         self.model = model.clone(num_classes=info.num_classes)
@@ -93,13 +94,7 @@ class Run:
         return {f"val/{name}": value for name, value in metrics.compute(sums).items()}
 
 
-def made_of_names(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """With convolutions, normalizations and activations for their names."""
-    make = {"conv": create_conv, "norm": norm.create, "act": activation.create}
-    return {name: make[name](value) if name in make else value for name, value in fields.items()}
-
-
-def _make(cls: type, owner: str, fields: Mapping[str, Any], **more: Any) -> Any:
+def _make(cls: type, owner: str, fields: ml_collections.ConfigDict, **more: Any) -> Any:
     """An instance, of fields of the config; one that it does not have is said in one line."""
     try:
         return cls(**fields, **more)

@@ -25,17 +25,17 @@ from arch.search.strategy import Strategy
 from arch.search.tabular import Table
 from arch.training.metrics import Top5Metrics
 from scripts._search_cost import Reward, configure
-from scripts._search_morphing import Morphing
-from scripts._search_one_program import OneProgramTraining
+from scripts._search_morphing import Morphing, activation_of
+from scripts._search_one_program import OneProgramTraining, check_recipe
 from scripts._search_table import Lookup
 from scripts._search_training import Training, fields_of
 
 # By config.space.name: made of config.space.fields.
-SPACES: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+SPACES: Mapping[str, type] = {
     "fields": FieldSpace,
-    "cells": lambda fields: CellSpace(**fields),
-    "nas_bench_201": lambda fields: NASBench201Space(**fields),
-    "graphs": lambda fields: GraphSpace(**fields),
+    "cells": CellSpace,
+    "nas_bench_201": NASBench201Space,
+    "graphs": GraphSpace,
 }
 STRATEGIES = {
     "evolution": Evolution,
@@ -45,7 +45,7 @@ STRATEGIES = {
     "exhaustive": Exhaustive,
 }
 EVALUATORS = ("train", "one_program", "table")
-METRICS = tuple(Top5Metrics.__annotations__)
+METRICS = tuple(name for name in Top5Metrics.__annotations__ if name != "loss")  # higher is better
 # By config.executor: made of config.num_parallel and config.executor_fields.
 EXECUTORS: Mapping[str, Callable[..., executors.Executor]] = {
     "inline": lambda num_parallel, **fields: executors.InLine(**fields),
@@ -91,13 +91,17 @@ def create(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Setup:
     recipe = configure(config.recipe, config.overrides.to_dict())
     fields = config.space.fields.to_dict()
     if config.space.name == "graphs":  # which morphisms apply depends on the network's activation
-        fields = {"act": recipe.model.fields.get("act", "relu"), **fields}
-    space = _call("config.space.fields", SPACES[config.space.name], fields)
+        if "act" in fields:
+            raise ValueError("config.space.fields.act is the network's; set config.overrides.model.fields.act")
+        fields["act"] = activation_of(recipe.model.fields)
+    if config.space.name != "fields":  # whose fields are those of a recipe
+        _check_types("config.space.fields", SPACES[config.space.name], fields)
+    space = _call("config.space.fields", lambda fields: _make_space(config.space.name, fields), fields)
     _check_recipe(config, recipe, space)
     make, fields = STRATEGIES[config.strategy.name], config.strategy.fields.to_dict()
     _check_types("config.strategy.fields", make, fields)
     strategy = _call("config.strategy.fields", lambda fields: make(space, seed=config.seed, **fields), fields)
-    evaluate = _evaluator(config, folder, space, reward)
+    evaluate = _evaluator(config, recipe, folder, space, reward)
     executor = _call(
         "config.executor_fields",
         lambda fields: EXECUTORS[config.executor](config.num_parallel, **fields),
@@ -106,7 +110,13 @@ def create(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Setup:
     return Setup(space, strategy, executor, evaluate)
 
 
-def _evaluator(config: ml_collections.ConfigDict, folder: pathlib.Path, space: Any, reward: Reward) -> Evaluate:
+def _evaluator(
+    config: ml_collections.ConfigDict,
+    recipe: ml_collections.ConfigDict,
+    folder: pathlib.Path,
+    space: Any,
+    reward: Reward,
+) -> Evaluate:
     """What config.evaluator names."""
     common = {"recipe": config.recipe, "overrides": config.overrides.to_dict(), "metric": config.metric}
     if config.executor == "together" and config.evaluator != "one_program":
@@ -122,6 +132,7 @@ def _evaluator(config: ml_collections.ConfigDict, folder: pathlib.Path, space: A
             "it to train"
         )
     if config.evaluator == "one_program":
+        check_recipe(recipe)
         num_together = config.num_parallel if config.executor == "together" else 1
         return OneProgramTraining(**common, operations=space.operations, reward=reward, num_together=num_together)
     if not config.table:
@@ -129,6 +140,10 @@ def _evaluator(config: ml_collections.ConfigDict, folder: pathlib.Path, space: A
     table = Table.read(pathlib.Path(config.table), config.metric, canonical)
     table.check(space)
     return Lookup(table, reward)
+
+
+def _make_space(name: str, fields: Mapping[str, Any]) -> Any:
+    return FieldSpace(fields) if name == "fields" else SPACES[name](**fields)
 
 
 def _call(owner: str, make: Callable[[Mapping[str, Any]], Any], fields: Mapping[str, Any]) -> Any:
@@ -155,6 +170,10 @@ def _check_recipe(config: ml_collections.ConfigDict, recipe: ml_collections.Conf
     """
     shared = config.overrides.to_dict()
     splits = [split for split in ("val", "test") if recipe.data[f"{split}_split"]]
+    if not splits and config.evaluator != "table":
+        raise ValueError(
+            "config.recipe must evaluate something; set config.overrides.data.val_split, such as train[-5%:]"
+        )
     prefixes = ("", "ema_") if recipe.ema_decay else ("",)
     measured = [f"{split}/{prefix}{name}" for split in splits for prefix in prefixes for name in METRICS]
     if config.evaluator != "table" and config.metric not in measured:

@@ -13,14 +13,13 @@ from typing import Any, NoReturn
 
 import jax
 
+from arch.search.executors import END, SENT_TO_ALL
 from arch.search.trials import Evaluation, Job
 from arch.training.cluster import INTERRUPTED, NON_FINITE, PARENT, RESUME_ME
 from arch.training.logbook import read_rows
 from scripts._search_cost import Reward, examples, known
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 logger = logging.getLogger("search")
 
@@ -99,11 +98,11 @@ class Training:
 
 
 class _Stopping:
-    """What ends this process, SIGHUP where it is a worker: a child gets to hear of it first, and saves."""
+    """What ends this process, a worker or the search itself: a child gets to hear of it first, and saves."""
 
     def __enter__(self) -> "_Stopping":
         self._signal, self._child = None, None
-        self._previous = {number: signal.signal(number, self._stop) for number in ENDINGS}
+        self._previous = {number: signal.signal(number, self._stop) for number in (*SENT_TO_ALL, END)}
         return self
 
     def _stop(self, number: int, frame: Any) -> None:

@@ -78,7 +78,7 @@ def finals_of(results: Path, searches: Path) -> Mapping[str, Final]:
     """{name: its network}, of those that were trained.
 
     Raises:
-        ValueError: no run of the sweep.
+        ValueError: no run of the sweep, or one that did not end with its evaluation.
     """
     found = {}
     runs = read(results)
@@ -86,9 +86,10 @@ def finals_of(results: Path, searches: Path) -> Mapping[str, Final]:
         recipe = search_finals.recipe(name)
         own = [run for run in runs if run.overrides.get("config") == recipe]
         for run in own:
-            if not run.rows or not {JUDGED, CHOSEN_BY} <= run.rows[-1].keys():
-                rule = f"has no {JUDGED} and {CHOSEN_BY}; run the sweep again"
-                raise ValueError(f"{results}: the last row of a run of {recipe} {rule}")
+            missing = {JUDGED, CHOSEN_BY} - (run.rows[-1].keys() if run.rows else set())
+            if missing:
+                missing = " and ".join(sorted(missing))
+                raise ValueError(f"{results}: the last row of a run of {recipe} has no {missing}; run the sweep again")
         if own:
             fields = {field: value for field, value in own[0].overrides.items() if field != "config"}
             costs = known(recipe, fields, Reward())[1]

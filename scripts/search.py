@@ -138,7 +138,8 @@ def report(
     if best is None:
         errors = [trial.error for trial in found if trial.error]
         said = f"{len(errors)} failed, the last of {errors[-1]}" if errors else "none was finite or within its limit"
-        cli.fail(f"no trial has a reward: {said}; what they wrote is in {folder / 'trials'}")
+        logs = f"; what they wrote is in {folder / 'trials'}" if (folder / "trials").is_dir() else ""
+        cli.fail(f"no trial has a reward: {said}{logs}")
         return NO_REWARD
     path = _search_report.write_best(config, folder, best, len(found))
     logger.info("best: trial %d, %s %.4f; python train.py --config=%s", best.id, config.metric, best.reward,

@@ -335,19 +335,26 @@ def from_config(config: Any, num_classes: int) -> nn.Module:
     Raises:
         ValueError: a name, or a field, that does not exist.
     """
+    fields = {**config.fields, **parts(config)}
+    return create(config.name, num_classes=num_classes, dtype=jnp.dtype(config.dtype), **fields)
+
+
+def parts(config: Any) -> dict[str, Any]:
+    """What layers are made of: `conv`, `norm` and, where a recipe has a field for it, `act`.
+
+    Args:
+        config: as above.
+
+    Raises:
+        ValueError: a name, or a field, that does not exist.
+    """
     if config.norm.name in CONVS:
         raise ValueError(
             f"model.norm.name={config.norm.name} normalizes weights, not activations; set model.conv.name="
             f"{config.norm.name}, and model.norm.name to none or to what else follows the convolutions"
         )
-    fields = dict(config.fields)
-    if isinstance(fields.get("act"), str):
-        fields["act"] = activation.create(fields["act"])
-    return create(
-        config.name,
-        num_classes=num_classes,
-        conv=create_conv(config.conv.name),
-        norm=norm.create(config.norm.name, **config.norm.fields),
-        dtype=jnp.dtype(config.dtype),
-        **fields,
-    )
+    found = {"conv": create_conv(config.conv.name), "norm": norm.create(config.norm.name, **config.norm.fields)}
+    act = config.fields.get("act")
+    if act is not None:
+        found["act"] = activation.create(act) if isinstance(act, str) else act
+    return found

@@ -12,6 +12,10 @@ from typing import Any, Protocol
 
 from arch.training.host import die_with, share_cores
 
+# By a terminal, and by a scheduler; workers ignore them, and end by a signal that nobody else sends.
+SENT_TO_ALL = (signal.SIGINT, signal.SIGTERM)
+END = signal.SIGUSR2
+
 
 class Executor(Protocol):
     """What a search hands its jobs to; it has no more at a time than it was given workers."""
@@ -136,7 +140,12 @@ class Processes:
         return self._hand(self._start(), function, *args)
 
     def _hand(self, worker: _Worker, function: Callable[..., Any], *args: Any) -> Future:
-        future = worker.pool.submit(function, *args)
+        # The first call starts the process, which waits with these signals until it knows that they are not for it.
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, SENT_TO_ALL)
+        try:
+            future = worker.pool.submit(function, *args)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
         self._busy[future] = worker
         return future
 
@@ -162,10 +171,13 @@ class Processes:
         return _Worker(pool, number)
 
     def close(self) -> None:
-        """Ends all, at work or not, by a signal that nobody else sends them."""
-        for worker in [*self._free, *self._busy.values()]:
+        """Ends all, at work or not."""
+        workers = [*self._free, *self._busy.values()]
+        for worker in workers:
             for process in list((worker.pool._processes or {}).values()):
-                os.kill(process.pid, signal.SIGHUP)
+                with contextlib.suppress(ProcessLookupError):  # it has died
+                    os.kill(process.pid, END)
+        for worker in workers:
             worker.pool.shutdown(wait=True, cancel_futures=True)
         self._free.clear()
         self._busy.clear()
@@ -173,8 +185,9 @@ class Processes:
 
 def _begin(parent: int, environment: Mapping[str, str], cores: frozenset[int]) -> None:
     """In a new process of `Processes`, before anything is called there."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes: what to do is for the search to say
+    for number in SENT_TO_ALL:  # what to do is for the search to say
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SENT_TO_ALL)
     os.environ.update(environment)
     if cores:
         os.sched_setaffinity(0, cores)

@@ -67,7 +67,10 @@ def search(
     for name, value in {"num_trials": num_trials, "num_parallel": num_parallel}.items():
         if value < 1:
             raise ValueError(f"search: {name}={value} must be at least 1; raise it")
-    known = before_the_failures(trials.mend(path), num_trials) if path else {}
+    found = trials.mend(path) if path else {}
+    known = before_the_failures(found, num_trials)
+    if len(known) < len(found):  # on the disk, too: killed now, it goes on from here
+        trials.rewrite(path, known)
     executor, timed = executor or InLine(), _Timed(evaluate)
     loop = _Loop(strategy, executor, path, on_trial)
     try:

@@ -8,7 +8,7 @@
 A child begins with its parent's weights, changed by morphisms that keep what the network computes, and every trial is
 trained along a cosine from rate 0.05 to 0. The controls train every network from fresh weights. The paper: 20 epochs
 for the start and 17 for each of 8 children of 5 or 8 steps, on CIFAR-10. Here 5 steps of 4 children of an epoch; the
-start has one as well. Not yet run.
+start has one as well. Results: docs/search.md.
 """
 
 import ml_collections

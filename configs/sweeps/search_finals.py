@@ -4,7 +4,7 @@
         --parallel=2 --results=docs/search_finals.jsonl
     python scripts/document_search.py
 
-The recipes of configs/found are the `best.py` of the searches in docs/search, as they were written. They are made as
+The recipes of configs/found are the `best.py` of the searches in docs/search. They are made as
 wide as it takes to have as many parameters as ShuffleNet v2 0.5x has here, 351,610. Everything else is the same for
 all: rate, decay, augmentation and epochs. Results: docs/search.md.
 """
@@ -31,20 +31,20 @@ def wider(name: str, factor: float) -> str:
     return json.dumps(graph)
 
 
-# Name of a search -> what its network is made of beside the cell.
-FOUND = {
-    "random": {"model.fields.features": 18},
-    "evolution": {"model.fields.features": 18},
-    "controller": {"model.fields.features": 17},
-    "darts": {"model.fields.features": 30},
-    "morphisms": {"model.fields.graph": wider("morphisms", 1.55)},
-    "morphisms_random": {"model.fields.graph": wider("morphisms_random", 1.02)},
-}
+# Name of a search that found cells -> the features of its network.
+FEATURES = {"random": 18, "evolution": 18, "controller": 17, "darts": 30}
+# Name of a search that found graphs -> how many times as many channels the network has.
+FACTORS = {"morphisms": 1.55, "morphisms_random": 1.02}
+FOUND = (*FEATURES, *FACTORS)
 
 
 def get_sweep() -> grid.Grid:
     """Three seeds of each."""
-    found = [grid.point({"config": recipe(name), **fields}) for name, fields in FOUND.items()]
+    found = [grid.point({"config": recipe(name), "model.fields.features": count}) for name, count in FEATURES.items()]
+    found += [
+        grid.point({"config": recipe(name), "model.fields.graph": wider(name, factor)})
+        for name, factor in FACTORS.items()
+    ]
     baseline = grid.point({"config": recipe(BASELINE), "model.fields.stem": "stride2"})
     common = {
         "num_steps": 0,

@@ -160,7 +160,7 @@ def test_parity(case):
 
 
 @pytest.mark.slow
-@_grid(max_examples=250)
+@_grid(max_examples=120)
 @given(_convolutions())
 def test_parity_over_the_whole_grid(case):
     """Every path in every dtype."""

@@ -47,7 +47,7 @@ def test_a_run_without_its_last_evaluation_is_one_line(study, tmp_path, capsys):
     (tmp_path / "finals.jsonl").write_text(text.replace('"val/accuracy": 0.45', '"val/loss": 0.45'))
     assert document_search.main(study) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "the last row of a run of" in line and "has no test/accuracy and val/accuracy; run the sweep again" in line
+    assert "the last row of a run of" in line and "has no val/accuracy; run the sweep again" in line
 
 
 def test_results_of_another_sweep(study, tmp_path, capsys):

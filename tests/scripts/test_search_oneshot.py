@@ -11,9 +11,12 @@ import time
 
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from arch import models
 from arch.models.genotypes import DARTS_OPERATIONS, from_json
+from arch.norm.batch import BatchNorm
+from arch.ops.activation import ACTIVATIONS
 from arch.search.oneshot.derive import derive, entropy, histogram
 from arch.training.checkpoint import Checkpointer
 from arch.training.logbook import read_rows
@@ -213,6 +216,23 @@ def test_a_config_that_does_not_fit_is_one_line(fields, overrides, words):
     with pytest.raises(ValueError, match=words) as error:
         Run(config, recipe_of(config, **overrides))
     assert "\n" not in str(error.value)
+
+
+def test_layers_are_those_of_the_recipe_which_gets_the_cells():
+    overrides = {"model.fields.act": "swish", "model.norm.fields.momentum": 0.5}
+    config = smoke()
+    with config.unlocked():
+        for name, value in overrides.items():
+            config.overrides[name] = value
+        config.supernet.act = "relu"
+    with pytest.raises(ValueError, match=r"config\.supernet\.act is that of the network; set it by config\.overrides"):
+        Run(config, recipe_of(config))
+    with config.unlocked():
+        del config.supernet["act"]
+    model = Run(config, recipe_of(config)).model
+    assert model.act is ACTIVATIONS["swish"] and model.norm().momentum == 0.5
+    plain = Run(smoke(), recipe_of(smoke())).model
+    assert plain.act is nn.relu and plain.norm().momentum == BatchNorm.momentum
 
 
 def test_a_recipe_whose_network_has_no_cells_is_refused():

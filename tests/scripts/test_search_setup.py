@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from arch.ops.activation import ACTIVATIONS
 from arch.search import trials
@@ -30,6 +31,18 @@ def config(recipe=CELLS, **fields):
     [
         ({"metric": "val/acuracy"}, "config.metric: unknown name 'val/acuracy'; did you mean 'val/accuracy'"),
         ({"metric": "val/ema_accuracy"}, "config.metric: unknown name 'val/ema_accuracy'"),
+        ({"metric": "val/loss"}, "config.metric: unknown name 'val/loss'"),
+        (
+            {"overrides": {"data.val_split": "", "data.test_split": ""}},
+            r"config\.recipe must evaluate something; set config\.overrides\.data\.val_split",
+        ),
+        ({"overrides": {"model.dtype": "float64"}}, r"model\.dtype=float64 must be another one for evaluator=one_pro"),
+        ({"overrides": {"ema_decay": 0.9}}, r"ema_decay=0\.9 must be 0\.0 for evaluator=one_program"),
+        ({"space__fields": {"include_current": 1}}, r"space\.fields\.include_current=1 must be of type bool"),
+        (
+            {"space__name": "graphs", "space__fields": {"act": "relu"}},
+            r"config\.space\.fields\.act is the network's; set config\.overrides\.model\.fields\.act",
+        ),
         ({"strategy__fields": {"sample_size": 2.5}}, r"strategy\.fields\.sample_size=2\.5 must be of type int, as 25"),
         ({"strategy__fields": {"no_change_rate": "a"}}, r"no_change_rate='a' must be of type float, as 0\.05"),
         ({"strategy__fields": {"replace": 1}}, "replace=1 must be of type bool, as True"),
@@ -67,11 +80,18 @@ def test_graphs_change_as_the_activation_of_the_recipe_allows(tmp_path, act, dee
     rng = np.random.default_rng(0)
     kinds = {space.morph(rng, space.start)[1]["morphism"] for _ in range(40)}
     assert ("deepen" in kinds) == deepens and "widen" in kinds
-    assert space._options["act"] is ACTIVATIONS[act or "relu"]
+    assert space._options["act"] is (ACTIVATIONS[act] if act else nn.relu)
 
 
-def test_every_strategy_and_space_can_be_named(tmp_path):
-    for name in _search_setup.STRATEGIES:
-        space = "graphs" if name == "hill_climbing" else "nas_bench_201"
-        recipe = "configs/search/morphisms.py" if space == "graphs" else CELLS
-        assert create(config(recipe, strategy__name=name, strategy__fields={}), tmp_path).strategy
+@pytest.mark.parametrize("name", _search_setup.STRATEGIES)
+def test_every_strategy_can_be_named(tmp_path, name):
+    recipe = "configs/search/morphisms.py" if name == "hill_climbing" else CELLS
+    made = create(config(recipe, strategy__name=name, strategy__fields={}), tmp_path)
+    assert type(made.strategy) is _search_setup.STRATEGIES[name]
+    assert type(made.space) is _search_setup.SPACES["graphs" if name == "hill_climbing" else "nas_bench_201"]
+
+
+@pytest.mark.parametrize("name", ["fields", "cells"])
+def test_every_space_can_be_named(tmp_path, name):
+    made = create(config(f"configs/search/{name}.py:smoke"), tmp_path)
+    assert type(made.space) is _search_setup.SPACES[name]

@@ -267,7 +267,7 @@ def test_options_of_the_space_reach_the_morphisms():
     }
 
 
-@pytest.mark.parametrize(("act", "deepens"), [("relu", True), (nn.relu, True), ("swish", False)])
+@pytest.mark.parametrize(("act", "deepens"), [(nn.relu, True), (nn.relu6, True), (nn.swish, False)])
 def test_a_layer_is_put_in_where_the_activation_allows_it(act, deepens):
     rng = np.random.default_rng(0)
     space = GraphSpace("2,3,3", act=act)
@@ -290,7 +290,7 @@ def test_a_layer_is_put_in_where_the_activation_allows_it(act, deepens):
         (lambda: GraphSpace("2,3", factors=(1.5,)), r"factors=\(1.5,\) must be whole numbers from 2 up"),
         (lambda: GraphSpace("2,3", forms=("copi",)), "GraphSpace: forms: unknown name 'copi'; did you mean 'copy'"),
         (lambda: GraphSpace("2,3", uneven=1.0), "uneven=1.0 must be in"),
-        (lambda: GraphSpace("2,3", act="swosh"), "unknown name 'swosh'; did you mean 'swish'"),
+        (lambda: GraphSpace("2,3", act="swish"), "act=swish must be a function; arch.ops.activation has many"),
     ],
 )
 def test_fields_out_of_range_are_one_line(make, words):

@@ -225,6 +225,7 @@ def test_workers_do_not_outlive_a_search_that_is_killed(tmp_path):
 
 @pytest.mark.slow
 def test_a_worker_that_dies_costs_its_trial_alone():
+    assert search(num_trials=4, num_parallel=2, evaluate=dying, executor=Processes(2))[3].error, "the last"
     found = search(num_trials=10, num_parallel=2, evaluate=dying, executor=Processes(2))
     assert [trial.id for trial in found if trial.error] == [3]
     assert found[3].reward == -math.inf and "BrokenProcessPool" in found[3].error
@@ -278,6 +279,15 @@ def test_a_short_search_in_which_all_failed_is_made_again(tmp_path):
     assert [one.error for one in search(path, evaluate=broken, num_trials=3)] == ["OSError: no space left"] * 3
     assert [bool(one.error) for one in search(path, num_trials=4)] == [True] * 3 + [False]
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+
+    def killed(job):
+        if job.id == 1:
+            raise KeyboardInterrupt
+        return TASK(job)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(path, evaluate=killed, num_trials=3)
+    assert list(trials.read(path)) == [0], "what failed is forgotten, or it would be kept now"
     assert without_clock(search(path, num_trials=3)) == without_clock(search(num_trials=3))
 
 

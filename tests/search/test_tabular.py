@@ -112,8 +112,8 @@ def test_a_space_knows_the_simplest_cell_of_each_network():
     assert len(NASBench201Space(CONVOLUTIONS).distinct()) == 871 and NASBench201Space(CONVOLUTIONS).size == 4096
     with pytest.raises(ValueError, match=r"^Exhaustive: distinct=True must be False for CategoricalSpace; "):
         Exhaustive(SPACE, seed=0, distinct=True)
-    for large in (CellSpace(), GraphSpace("2,3")):
-        with pytest.raises(ValueError, match=r"^Exhaustive: .*Space must have at most 1,000,000 architectures, not "):
+    for large in (CellSpace(), GraphSpace("2,3"), CategoricalSpace((2,) * 2000)):
+        with pytest.raises(ValueError, match=r"^Exhaustive: .*Space has more than 1,000,000 architectures; take "):
             Exhaustive(large, seed=0)
 
 

@@ -1,14 +1,14 @@
 """All networks that network morphisms make of a first one (Elsken et al., arXiv:1711.04528)."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from flax import linen as nn
 
 from arch.errors import unknown_name
 from arch.models.graphs import LAYERS, NASH, Graph, resolve
-from arch.ops import activation
 from arch.search import morphism
 from arch.search.widening import FORMS
 
@@ -30,7 +30,7 @@ class GraphSpace:
       factors: by which convolutions are widened.
       forms: of widening: "copy", Net2Net's, or "zero", NASH's.
       uneven: in [0, 1), how unevenly copies share the weights of what they replace; see `arch.search.morphism`.
-      act: the activation of the network, or its name in `arch.ops.activation`: not all morphisms apply to every one.
+      act: the activation of the network: not all morphisms apply to every one.
 
     Raises:
       ValueError: a start that is no graph, or costs more than there may be; a value out of range; an unknown name.
@@ -53,7 +53,7 @@ class GraphSpace:
         factors: Sequence[int] = (2, 4),
         forms: Sequence[str] = FORMS,
         uneven: float = 0.5,
-        act: Callable | str = "relu",
+        act: morphism.Activation = nn.relu,
     ):
         for name, value, is_right, rule in (
             ("sample_changes", sample_changes, sample_changes >= 0, "must not be negative; 0 samples the start"),
@@ -61,6 +61,7 @@ class GraphSpace:
             ("factors", factors, _are_from(2, factors), "must be whole numbers from 2 up; name some"),
             ("forms", forms, len(forms) > 0, f"must be one or more of {', '.join(FORMS)}; name some"),
             ("uneven", uneven, 0 <= uneven < 1, "must be in [0, 1); 0.5 is usual"),
+            ("act", act, callable(act), "must be a function; arch.ops.activation has many"),
         ):
             if not is_right:
                 raise ValueError(f"GraphSpace: {name}={value} {rule}")
@@ -70,8 +71,7 @@ class GraphSpace:
         self.start, self._field, self._sample_changes = resolve(start), field, sample_changes
         self._image_shape, self._num_classes = tuple(image_shape), num_classes
         self._max_params, self._max_macs = max_params, max_macs
-        self._options = {"kernel_sizes": kernel_sizes, "factors": factors, "forms": forms, "uneven": uneven}
-        self._options["act"] = activation.create(act) if isinstance(act, str) else act
+        self._options = {"kernel_sizes": kernel_sizes, "factors": factors, "forms": forms, "uneven": uneven, "act": act}
         if not self._fits(self.start):
             params, macs = self.cost(self.start)
             raise ValueError(

@@ -93,6 +93,6 @@ class Evolution:
             del self._population[0 if self._kill == "oldest" else self._worst(sample)]
 
     def _worst(self, sample: list[Trial]) -> int:
-        """Its index; of all, where in parallel the whole sample has died for others."""
+        """Its index; of all but the child, where in parallel the whole sample has died for others."""
         living = [index for index, (_, trial) in enumerate(self._population) if trial in sample]
-        return min(living or range(len(self._population)), key=lambda index: self._population[index][1].reward)
+        return min(living or range(len(self._population) - 1), key=lambda index: self._population[index][1].reward)
