@@ -4,6 +4,7 @@ Zoph and Le, arXiv:1611.01578; Zoph, Vasudevan, Shlens, Le, arXiv:1707.07012, ap
 """
 
 import collections
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -119,6 +120,34 @@ def loss(
     return -jnp.mean(gain + entropy_weight * entropies)
 
 
+# Compiled once a process for controllers of one kind, however many searches there are.
+@functools.partial(jax.jit, static_argnums=0)
+def _init(controller: Controller, key: jax.Array) -> Any:
+    return controller.init({"params": key}, jnp.zeros(len(controller.choices), jnp.int32))["params"]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _draw(controller: Controller, params: Any, key: jax.Array, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Actions [numbers, positions] and their log-probabilities [numbers]."""
+    drawn = jnp.full(len(controller.choices), -1, jnp.int32)
+
+    def one(number: jax.Array) -> Written:
+        return controller.apply({"params": params}, drawn, rngs={"sample": jax.random.fold_in(key, number)})
+
+    written = jax.vmap(one)(numbers)
+    return written.actions, written.log_probs.sum(-1)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="method")
+def _update(
+    controller: Controller, params: Any, opt_state: Any, *batch: jax.Array, learning_rate: float, **options: Any
+) -> tuple[Any, Any]:
+    """One step of Adam on `loss`, whose batch and options these are."""
+    gradient = jax.grad(lambda p: loss(controller, p, *batch, **options))(params)
+    updates, opt_state = optax.adam(learning_rate).update(gradient, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+
 def _cpu() -> jax.Device | None:
     """None where JAX was told to have no CPU."""
     try:
@@ -175,40 +204,30 @@ class ReinforcementLearning:
             raise ValueError(f"ReinforcementLearning: baseline_decay={baseline_decay} must be in [0, 1); 0.95 is usual")
         self._space, self._batch_size, self._failed_reward = space, batch_size, failed_reward
         self._num_epochs, self._baseline_decay = num_epochs if method == "ppo" else 1, baseline_decay
-        self.controller, optimizer = Controller(tuple(space.choices), features), optax.adam(learning_rate)
-        self._drawn = jnp.full(len(space.choices), -1, jnp.int32)
+        self.controller = Controller(tuple(space.choices), features)
+        self._learn_by = functools.partial(
+            _update,
+            self.controller,
+            method=method,
+            learning_rate=learning_rate,
+            clip=clip,
+            entropy_weight=entropy_weight,
+        )
         # On the CPU, with all that is made of it: a GPU may add in another order when the search is repeated.
         self._first_key, self._sample_key = jax.random.split(jax.device_put(jax.random.key(seed), _cpu()))
-        init = jax.jit(lambda key: self.controller.init({"params": key}, jnp.zeros_like(self._drawn))["params"])
-        self.params = init(self._first_key)
-        self._opt_state = optimizer.init(self.params)
+        self.params = _init(self.controller, self._first_key)
+        self._opt_state = optax.adam(learning_rate).init(self.params)
         self.baseline: float | None = None
         self._num_asked = 0
         self._ahead: collections.deque[tuple[np.ndarray, float]] = collections.deque()  # drawn, and not asked for yet
         self._asked: dict[Architecture, list[tuple[np.ndarray, float]]] = {}
         self._told: list[tuple[np.ndarray, float, float]] = []
 
-        def draw(params: Any, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
-            def one(number: jax.Array) -> Written:
-                key = jax.random.fold_in(self._sample_key, number)
-                return self.controller.apply({"params": params}, self._drawn, rngs={"sample": key})
-
-            written = jax.vmap(one)(numbers)
-            return written.actions, written.log_probs.sum(-1)
-
-        def update(params: Any, opt_state: Any, *batch: jax.Array) -> tuple[Any, Any]:
-            options = {"method": method, "clip": clip, "entropy_weight": entropy_weight}
-            gradient = jax.grad(lambda p: loss(self.controller, p, *batch, **options))(params)
-            updates, opt_state = optimizer.update(gradient, opt_state, params)
-            return optax.apply_updates(params, updates), opt_state
-
-        self._draw, self._update = jax.jit(draw), jax.jit(update)
-
     def ask(self) -> Proposal:
         """Drawn from the controller as it is now."""
         if not self._ahead:  # many at once are faster than one at a time
             numbers = jnp.arange(self._num_asked, self._num_asked + self._batch_size)
-            actions, log_probs = self._draw(self.params, numbers)
+            actions, log_probs = _draw(self.controller, self.params, self._sample_key, numbers)
             self._ahead.extend(zip(np.asarray(actions), np.asarray(log_probs).tolist(), strict=True))
         actions, log_prob = self._ahead.popleft()
         self._num_asked += 1
@@ -233,5 +252,5 @@ class ReinforcementLearning:
         baseline = mean if self.baseline is None else self.baseline
         batch = (actions, log_probs.astype(np.float32), (rewards - baseline).astype(np.float32))
         for _ in range(self._num_epochs):
-            self.params, self._opt_state = self._update(self.params, self._opt_state, *batch)
+            self.params, self._opt_state = self._learn_by(self.params, self._opt_state, *batch)
         self.baseline = self._baseline_decay * baseline + (1 - self._baseline_decay) * mean
