@@ -123,14 +123,16 @@ def test_seconds_are_those_of_the_network():
 @pytest.mark.slow
 def test_predicted_seconds_come_from_a_table_that_grows(tmp_path):
     """The operators of a deeper network of the same cells are there already; those of a wider one are not."""
-    path = tmp_path / "latency" / "table.json"
-    first = measure_seconds(RECIPE, SMALL, str(path))
+    path, recipe = tmp_path / "latency" / "table.json", "configs/nas_bench_201.py:smoke"
+    cell = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_3x3~1|+|skip_connect~0|none~1|skip_connect~2|"
+    fields = {"model.fields.cell": cell, "model.fields.stage_sizes": [2, 1], "model.fields.features": 4}
+    first = measure_seconds(recipe, fields, str(path))
     known = json.loads(path.read_text())["seconds"]
-    assert measure_seconds(RECIPE, SMALL, str(path)) == pytest.approx(first) and len(known) > 3
+    assert measure_seconds(recipe, fields, str(path)) == pytest.approx(first) and len(known) > 3
     assert first > sum(known.values())  # some are there several times
-    deeper = measure_seconds(RECIPE, SMALL | {"model.fields.stage_sizes": [1, 2]}, str(path))
+    deeper = measure_seconds(recipe, fields | {"model.fields.stage_sizes": [3, 1]}, str(path))
     assert deeper > first
-    measure_seconds(RECIPE, SMALL | {"model.fields.features": 8}, str(path))
+    measure_seconds(recipe, fields | {"model.fields.features": 8}, str(path))
     grown = json.loads(path.read_text())["seconds"]
     assert len(grown) > len(known) and grown.items() >= known.items()
 
