@@ -94,8 +94,7 @@ def create(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Setup:
         if "act" in fields:
             raise ValueError("config.space.fields.act is the network's; set config.overrides.model.fields.act")
         fields["act"] = activation_of(recipe.model.fields)
-    if config.space.name != "fields":  # whose fields are those of a recipe
-        _check_types("config.space.fields", SPACES[config.space.name], fields)
+    _check_types("config.space.fields", SPACES[config.space.name], fields)
     space = _call("config.space.fields", lambda fields: _make_space(config.space.name, fields), fields)
     _check_recipe(config, recipe, space)
     make, fields = STRATEGIES[config.strategy.name], config.strategy.fields.to_dict()

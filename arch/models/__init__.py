@@ -343,7 +343,7 @@ def parts(config: Any) -> dict[str, Any]:
     """What layers are made of: `conv`, `norm` and, where a recipe has a field for it, `act`.
 
     Args:
-        config: as above.
+        config: see `from_config`.
 
     Raises:
         ValueError: a name, or a field, that does not exist.

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from arch.training.workdir import write_atomically
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -68,20 +70,19 @@ def append(path: Path, trial: Trial) -> None:
 
     JSON has no number for what is not finite: such a reward is null.
     """
-    values = dataclasses.asdict(trial) | {"reward": trial.reward if trial.succeeded else None}
     with open(path, "a") as file:
-        file.write(json.dumps(values) + "\n")
+        file.write(_line(trial))
         file.flush()
         os.fsync(file.fileno())
 
 
 def rewrite(path: Path, known: dict[int, Trial]) -> None:
     """Leaves these trials alone in the file, which is the old one or the new one, whenever the process dies."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(b"")
-    for trial in known.values():
-        append(temporary, trial)
-    temporary.replace(path)
+    write_atomically(path, "".join(map(_line, known.values())))
+
+
+def _line(trial: Trial) -> str:
+    return json.dumps(dataclasses.asdict(trial) | {"reward": trial.reward if trial.succeeded else None}) + "\n"
 
 
 def mend(path: Path) -> dict[int, Trial]:

@@ -4,9 +4,9 @@
         --parallel=2 --results=docs/search_finals.jsonl
     python scripts/document_search.py
 
-The recipes of configs/found are the `best.py` of the searches in docs/search. They are made as
-wide as it takes to have as many parameters as ShuffleNet v2 0.5x has here, 351,610. Everything else is the same for
-all: rate, decay, augmentation and epochs. Results: docs/search.md.
+The recipes of configs/found are the `best.py` of the searches in docs/search. They are made as wide as it takes to have
+as many parameters as ShuffleNet v2 0.5x has here, 351,610. Everything else is the same for all: rate, decay,
+augmentation and epochs. Results: docs/search.md.
 """
 
 import json

@@ -214,8 +214,8 @@ class ReinforcementLearning:
             entropy_weight=entropy_weight,
         )
         # On the CPU, with all that is made of it: a GPU may add in another order when the search is repeated.
-        self._first_key, self._sample_key = jax.random.split(jax.device_put(jax.random.key(seed), _cpu()))
-        self.params = _init(self.controller, self._first_key)
+        first_key, self._sample_key = jax.random.split(jax.device_put(jax.random.key(seed), _cpu()))
+        self.params = _init(self.controller, first_key)
         self._opt_state = optax.adam(learning_rate).init(self.params)
         self.baseline: float | None = None
         self._num_asked = 0
