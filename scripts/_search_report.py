@@ -72,7 +72,7 @@ def write_best(config: ml_collections.ConfigDict, folder: pathlib.Path, best: Tr
     told = f"Trial {best.id} of a search: reward {best.reward:.4f}, the highest of {count}."
     path = write_recipe(folder, told, config.recipe, fields)
     title = f"{folder.name}: trial {best.id}, {label(config)} {best.reward:.4f}"
-    if config.space.name == "cells":
+    if config.space.name in ("cells", "darts"):
         _cell_picture.draw(genotypes.from_json(best.architecture), folder / "best_cell.png", title)
     elif config.space.name == "nas_bench_201":
         _cell_picture.draw_nas_bench_201(best.architecture, folder / "best_cell.png", title)

@@ -13,6 +13,7 @@ from arch.errors import unknown_name
 from arch.search import executors
 from arch.search.run import Evaluate
 from arch.search.spaces.cells import CellSpace
+from arch.search.spaces.darts import DartsSpace
 from arch.search.spaces.fields import FieldSpace
 from arch.search.spaces.graphs import GraphSpace
 from arch.search.spaces.nas_bench_201 import NASBench201Space, canonical
@@ -34,6 +35,7 @@ from scripts._search_training import Training, fields_of
 SPACES: Mapping[str, type] = {
     "fields": FieldSpace,
     "cells": CellSpace,
+    "darts": DartsSpace,
     "nas_bench_201": NASBench201Space,
     "graphs": GraphSpace,
 }

@@ -25,7 +25,7 @@ logger = logging.getLogger("search")
 
 
 # The field of the recipe that an architecture of a space is the value of; in other spaces it is fields and values.
-FIELDS = {"cells": "model.fields.genotype", "nas_bench_201": "model.fields.cell"}
+FIELDS = {"cells": "model.fields.genotype", "darts": "model.fields.genotype", "nas_bench_201": "model.fields.cell"}
 
 
 def fields_of(space: str, architecture: Any) -> dict[str, Any]:

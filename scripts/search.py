@@ -115,7 +115,7 @@ def run(config: ml_collections.ConfigDict, folder: pathlib.Path, setup: _search_
 
 def describe(config: ml_collections.ConfigDict, trial: Trial) -> str:
     """A trial in few words: its fields; of cells and graphs, which are long, what the network costs."""
-    if config.space.name not in ("cells", "graphs"):
+    if config.space.name not in ("cells", "darts", "graphs"):
         return json.dumps(trial.architecture)
     if "params" not in trial.metrics:
         return "failed"

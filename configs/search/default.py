@@ -36,7 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.reward.latency_table = ""  # of predicted_seconds: file of measured operators, which is made and grows
 
     config.space = ml_collections.ConfigDict()
-    config.space.name = "fields"  # fields, cells, graphs, nas_bench_201
+    config.space.name = "fields"  # fields, cells, darts, graphs, nas_bench_201
     config.space.fields = fields({})  # fields: dotted path -> values; else arguments of the class in arch.search.spaces
     config.strategy = ml_collections.ConfigDict()
     config.strategy.name = "evolution"  # evolution, random, controller, hill_climbing, exhaustive

@@ -91,7 +91,7 @@ def test_every_strategy_can_be_named(tmp_path, name):
     assert type(made.space) is _search_setup.SPACES["graphs" if name == "hill_climbing" else "nas_bench_201"]
 
 
-@pytest.mark.parametrize("name", ["fields", "cells"])
+@pytest.mark.parametrize("name", ["fields", "cells", "darts"])
 def test_every_space_can_be_named(tmp_path, name):
-    made = create(config(f"configs/search/{name}.py:smoke"), tmp_path)
+    made = create(config(f"configs/search/{name}.py:smoke,strategy=random"), tmp_path)
     assert type(made.space) is _search_setup.SPACES[name]

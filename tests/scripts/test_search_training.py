@@ -179,6 +179,7 @@ def test_a_reward_out_of_range_is_one_line(fields, words):
 
 CONFIGS = [("cells", arg) for arg in ("", "smoke", "strategy=random,space=nasnet", "strategy=controller,space=nasnet")]
 CONFIGS += [("fields", arg) for arg in ("", "smoke", "strategy=random", "strategy=random,smoke")]
+CONFIGS += [("darts", f"strategy={arg}") for arg in ("random", "evolution", "random,smoke", "random,cifar10")]
 
 
 def search_config(name, arg=""):
@@ -200,6 +201,17 @@ def test_every_search_has_the_default_fields_and_can_be_made(name, arg, tmp_path
         jnp.zeros((1, recipe.data.image_size, recipe.data.image_size, recipe.data.num_channels)),
         train=False,
     )) > 1000  # fmt: skip
+
+
+def test_what_darts_derives_can_be_searched_by_trials(tmp_path):
+    """Of the cells that its supernet has, and the operations; the paper's cells where CIFAR-10 is."""
+    for arg in ("", "smoke", "cifar10"):
+        supernet = search_config("darts", arg).supernet
+        space = _search_setup.create(
+            search_config("darts", ",".join(filter(None, ("strategy=random", arg)))), tmp_path
+        ).space
+        assert space.num_nodes == supernet.num_nodes and set(supernet.operations) <= {"none", *space.operations}
+    assert DARTS_V2.normal.concat == (2, 3, 4, 5) and space.encode(DARTS_V2)
 
 
 def test_the_spaces_of_the_config_are_the_papers(tmp_path):
@@ -237,10 +249,12 @@ def test_a_search_that_cannot_be_is_one_line(changes, words, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("arg", ["strategy=annealing", "space=darts", "spaces=nasnet"])
+@pytest.mark.parametrize("arg", ["strategy=annealing", "space=pnasnet", "spaces=nasnet"])
 def test_arguments_of_a_search_are_checked(arg):
     with pytest.raises(ValueError, match="unknown name"):
         search_config("cells", arg)
+    with pytest.raises(ValueError, match="unknown name"):
+        search_config("darts", arg)
 
 
 def test_the_best_cell_is_written_as_a_recipe_and_as_a_picture(tmp_path):
