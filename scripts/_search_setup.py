@@ -92,10 +92,13 @@ def create(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Setup:
         )
     recipe = configure(config.recipe, config.overrides.to_dict())
     fields = config.space.fields.to_dict()
-    if config.space.name == "graphs":  # which morphisms apply depends on the network's activation
-        if "act" in fields:
-            raise ValueError("config.space.fields.act is the network's; set config.overrides.model.fields.act")
+    if config.space.name == "graphs":  # which morphisms apply depends on the activation, what a graph costs on images
+        for name, owner in (("act", "model.fields.act"), ("image_shape", "data.image_size")):
+            if name in fields:
+                raise ValueError(f"config.space.fields.{name} is the recipe's; set config.overrides.{owner}")
+        data = recipe.data
         fields["act"] = activation_of(recipe.model.fields)
+        fields["image_shape"] = (data.image_size, data.image_size, data.num_channels)
     _check_types("config.space.fields", SPACES[config.space.name], fields)
     space = _call("config.space.fields", lambda fields: _make_space(config.space.name, fields), fields)
     _check_recipe(config, recipe, space)

@@ -45,7 +45,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.space.fields = default.fields(
         {
             "start": "16,32,64",
-            "image_shape": (28, 28, 1),
             "max_params": 500_000,
             "max_macs": 20_000_000,
             # 5 steps of 3 morphisms is as far as hill climbing comes.
@@ -59,7 +58,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.recipe = "configs/graph_net.py:smoke"
         config.overrides = default.fields({"num_steps": 2})
         changes = min(2, config.space.fields.sample_changes)
-        config.space.fields = default.fields({"start": "4,4", "image_shape": (16, 16, 1), "sample_changes": changes})
+        config.space.fields = default.fields({"start": "4,4", "sample_changes": changes})
         if args["strategy"] == "hill_climbing":
             config.strategy.fields = default.fields({"num_children": 2, "num_changes": 2})
     return config

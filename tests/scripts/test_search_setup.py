@@ -41,7 +41,11 @@ def config(recipe=CELLS, **fields):
         ({"space__fields": {"include_current": 1}}, r"space\.fields\.include_current=1 must be of type bool"),
         (
             {"space__name": "graphs", "space__fields": {"act": "relu"}},
-            r"config\.space\.fields\.act is the network's; set config\.overrides\.model\.fields\.act",
+            r"config\.space\.fields\.act is the recipe's; set config\.overrides\.model\.fields\.act",
+        ),
+        (
+            {"space__name": "graphs", "space__fields": {"image_shape": (28, 28, 1)}},
+            r"config\.space\.fields\.image_shape is the recipe's; set config\.overrides\.data\.image_size",
         ),
         ({"strategy__fields": {"sample_size": 2.5}}, r"strategy\.fields\.sample_size=2\.5 must be of type int, as 25"),
         ({"strategy__fields": {"no_change_rate": "a"}}, r"no_change_rate='a' must be of type float, as 0\.05"),
@@ -81,6 +85,15 @@ def test_graphs_change_as_the_activation_of_the_recipe_allows(tmp_path, act, dee
     kinds = {space.morph(rng, space.start)[1]["morphism"] for _ in range(40)}
     assert ("deepen" in kinds) == deepens and "widen" in kinds
     assert space._options["act"] is (ACTIVATIONS[act] if act else nn.relu)
+
+
+def test_graphs_cost_what_they_do_on_the_images_of_the_recipe(tmp_path):
+    """Convolutions of 16, 32 and 64 features on maps of 140, 70 and 35 pixels, and a classifier."""
+    recipe = "configs/search/morphisms.py"
+    assert create(config(recipe), tmp_path).space.start  # at 28 pixels it is within the limit
+    macs = 9 * (140**2 * 16 + 70**2 * 16 * 32 + 35**2 * 32 * 64) + 64 * 10
+    with pytest.raises(ValueError, match=f"GraphSpace: the start has params=24058 and macs={macs}, which must be at m"):
+        create(config(recipe, overrides={"data.image_size": 140}), tmp_path)
 
 
 @pytest.mark.parametrize("name", _search_setup.STRATEGIES)
