@@ -2,16 +2,25 @@
 
 import functools
 import itertools
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from arch.search import trials
 from arch.search.spaces.nas_bench_201 import NASBench201Space, canonical
 from arch.search.strategies.random_search import RandomSearch
 from arch.search.trials import Trial
+from configs.search import nas_bench_201
 from scripts import search_table
+from scripts._search_cost import Reward, known
+from scripts._search_training import fields_of
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+RECORDED = DOCS / "nas_bench_201.jsonl"
 
 SPACE = NASBench201Space(("none", "skip_connect"))
 NETWORKS = [SPACE.to_json(architecture) for architecture in SPACE.distinct()]
@@ -114,3 +123,26 @@ def test_a_table_with_holes_is_refused(path, capsys):
     assert search_table.main([str(path)]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "must be one of the table's" in error
+
+
+def test_the_recorded_table_has_every_network_twice_with_its_costs():
+    """871 of 4,096 cells differ; parameters and multiply-adds are those of the networks, by tracing."""
+    rows = [json.loads(line) for line in RECORDED.read_text().splitlines()]
+    times = {}
+    for row in rows:
+        times.setdefault(canonical(row["architecture"]), []).append(row)
+    assert len(times) == 871 and {len(group) for group in times.values()} == {2}
+    assert len({row["seed"] for row in rows}) == len(rows) and not any(row["error"] for row in rows)
+    search = nas_bench_201.get_config("strategy=exhaustive")
+    for row in rows[::400]:
+        fields = {**search.overrides.to_dict(), **fields_of("nas_bench_201", row["architecture"])}
+        costs = known(search.recipe, fields, Reward())[1]
+        assert (row["metrics"]["params"], row["metrics"]["macs"]) == (costs["params"], costs["macs"])
+
+
+def test_seeds_of_the_recorded_table_agree():
+    """What searches are told says something: Spearman's correlation of the seeds, by scipy, is 0.5 at the least."""
+    table = search_table.truth_of(RECORDED).table
+    correlation = stats.spearmanr(*table.repeats()).statistic
+    assert correlation >= 0.5
+    assert f"{correlation:.3f}" in (DOCS / "search_table.md").read_text()
