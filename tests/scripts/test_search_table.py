@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy import stats
 from arch.search import trials
 from arch.search.spaces.nas_bench_201 import NASBench201Space, canonical
 from arch.search.strategies.random_search import RandomSearch
+from arch.search.tabular import Table
 from arch.search.trials import Trial
 from configs.search import nas_bench_201
 from scripts import search_table
@@ -123,6 +125,17 @@ def test_a_table_with_holes_is_refused(path, capsys):
     assert search_table.main([str(path)]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "must be one of the table's" in error
+
+
+def test_the_best_fifth_of_seeds_that_know_nothing_of_one_another_does_not_disagree():
+    """Chosen by the mean of both it would, by 0.6."""
+    rng = np.random.default_rng(0)
+    rows = {
+        f"x{number}": tuple(Trial(0, "", 0, value, 1.0, 1.0) for value in rng.uniform(size=2)) for number in range(2000)
+    }
+    truth = search_table.Truth(SPACE, Table(rows), {})
+    whole, best = map(float, re.findall(r"-?\d\.\d{3}", search_table.agreement(truth)))
+    assert abs(whole) < 5 / math.sqrt(2000) and abs(best) < 5 / math.sqrt(400)
 
 
 def test_the_recorded_table_has_every_network_twice_with_its_costs():
