@@ -30,6 +30,7 @@ TITLES = {
     "evolution": "aging evolution",
     "controller": "controller, PPO",
     "darts": "DARTS, second order",
+    "darts_random": "random cells of DARTS's space",
     "morphisms": "hill climbing by morphisms",
     "morphisms_random": "random morphisms",
 }

@@ -32,7 +32,7 @@ def wider(name: str, factor: float) -> str:
 
 
 # Name of a search that found cells -> the features of its network.
-FEATURES = {"random": 18, "evolution": 18, "controller": 17, "darts": 30}
+FEATURES = {"random": 18, "evolution": 18, "controller": 17, "darts": 30, "darts_random": 37}
 # Name of a search that found graphs -> how many times as many channels the network has.
 FACTORS = {"morphisms": 1.55, "morphisms_random": 1.02}
 FOUND = (*FEATURES, *FACTORS)
