@@ -28,7 +28,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 NOT_SWEEPS = {"__init__", "grid"}
 SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweeps").glob("*.py") if path.stem not in NOT_SWEEPS)
 NUM_POINTS = {
-    "search_finals": 21,
+    "search_finals": 24,
     "normalization": 72,
     "normalization_rates": 34,
     "normalization_devices": 2,
