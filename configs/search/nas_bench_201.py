@@ -5,7 +5,7 @@
     python scripts/search.py --config=$CONFIG:strategy=random          random search, its control
     python scripts/search.py --config=$CONFIG:strategy=controller      a recurrent controller, PPO
     python scripts/search.py --config=$CONFIG:strategy=exhaustive --workdir=runs/cells      all networks, twice
-    python scripts/search.py --config=$CONFIG:table=runs/cells/trials.jsonl,strategy=random         looked up there
+    python scripts/search.py --config=$CONFIG:table=docs/nas_bench_201.jsonl,strategy=random        looked up
     python scripts/search.py --config=$CONFIG --config.executor=together --config.num_parallel=16   at a time, by vmap
     python scripts/search.py --config=$CONFIG:smoke                    two trials of a few steps
 
