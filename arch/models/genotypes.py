@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from arch.errors import unknown_name
 
 INPUTS = ("current", "previous")
+DARTS_INPUTS = INPUTS[::-1]  # there state 0 is the older one
 COMBINE = ("add", "concat")
 
 # The 13 operations of NASNet's space, the 8 of AmoebaNet's, the 7 of DARTS's that may be left in the end.
@@ -346,7 +347,7 @@ DARTS_V1 = Genotype(
         (0, 1, 2, 0, 0, 2, 2, 0),
         (2, 3, 4, 5),
     ),
-    inputs=("previous", "current"),
+    inputs=DARTS_INPUTS,
 )
 DARTS_V2 = Genotype(
     normal=cell_of_pairs(
@@ -369,7 +370,7 @@ DARTS_V2 = Genotype(
         (0, 1, 2, 1, 0, 2, 2, 1),
         (2, 3, 4, 5),
     ),
-    inputs=("previous", "current"),
+    inputs=DARTS_INPUTS,
 )
 
 GENOTYPES = {

@@ -1,10 +1,12 @@
 """What a search may choose from."""
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+
+from arch.errors import unknown_name
 
 Architecture = Hashable  # frozen, and JSON values by the space's `to_json`
 
@@ -101,6 +103,24 @@ class CategoricalSpace:
     def from_json(self, values: Sequence[int]) -> Choices:
         """The values, checked."""
         return self.decode(values)
+
+
+def check_names(owner: str, names: Sequence[str], known: Iterable[str]) -> None:
+    """That what a space chooses from is known, and is there once.
+
+    Args:
+      owner: whose names, for the error.
+      names: to choose from.
+      known: all there are.
+
+    Raises:
+      ValueError: an unknown name, one twice, none at all.
+    """
+    for name in names:
+        if name not in known:
+            raise unknown_name(owner, name, known)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{owner}={tuple(names)} must be one or more, each once; change them")
 
 
 def draw_other(rng: np.random.Generator, count: int, current: int, include_current: bool = False) -> int:

@@ -43,6 +43,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         raise unknown_name("configs/search/darts.py: strategy", args["strategy"], (GRADIENT, *STRATEGIES))
     if args["order"] not in ORDERS:
         raise ValueError(f"configs/search/darts.py: order={args['order']} must be one of {', '.join(ORDERS)}")
+    if args["order"] != "second" and args["strategy"] != GRADIENT:
+        raise ValueError(f"configs/search/darts.py: order={args['order']} is of strategy={GRADIENT}; leave one out")
     recipe = "configs/darts.py:fashion_mnist"  # of train.py: its data is searched with, its network gets the cells
     if args["cifar10"]:
         recipe = "configs/darts.py:cifar10,name=cifar_darts_v2"

@@ -263,3 +263,5 @@ def test_the_arguments_of_the_recipe():
         assert config.oneshot.order == order and recipe_of(config).data.name == "fashion_mnist"
     with pytest.raises(ValueError, match=r"configs/search/darts\.py: order=third must be one of first, second, finite"):
         darts.get_config("order=third")
+    with pytest.raises(ValueError, match="order=first is of strategy=gradient; leave one out"):
+        darts.get_config("order=first,strategy=random")

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from arch.models.genotypes import Cell, Edge, Genotype, Node
-from arch.search.oneshot.supernet import CELL_INPUTS, KINDS, NONE, count_edges
+from arch.models.genotypes import DARTS_INPUTS, Cell, Edge, Genotype, Node
+from arch.search.oneshot.supernet import KINDS, NONE, count_edges
 
 EDGES_KEPT = 2  # of each node
 
@@ -25,7 +25,7 @@ def derive(alphas: Mapping[str, np.ndarray], operations: Sequence[str]) -> Genot
         ValueError: alphas that are not finite, or that no number of nodes has.
     """
     cells = {kind: _derive_cell(kind, np.asarray(alphas[kind], np.float64), operations) for kind in KINDS}
-    return Genotype(**cells, inputs=CELL_INPUTS)
+    return Genotype(**cells, inputs=DARTS_INPUTS)
 
 
 def _derive_cell(kind: str, alphas: np.ndarray, operations: Sequence[str]) -> Cell:

@@ -19,7 +19,7 @@ from arch.blocks.head import classifier_head
 from arch.blocks.stem import SMALL_STRIDES, bare_stem
 from arch.errors import unknown_name
 from arch.models.classification.darts import plan_cells
-from arch.models.genotypes import DARTS_OPERATIONS, INPUTS
+from arch.models.genotypes import DARTS_INPUTS, DARTS_OPERATIONS
 from arch.norm import bind
 from arch.norm.batch import BatchNorm
 from arch.ops.conv import Conv
@@ -29,7 +29,6 @@ from arch.ops.stochastic import Examples
 NONE = "none"  # the operation whose output is 0: its weight is one that the others of the edge do not have
 MIXED_OPERATIONS = (NONE, *DARTS_OPERATIONS)
 KINDS = ("normal", "reduction")  # of cells; each has a mixture, which all cells of the kind share
-CELL_INPUTS = INPUTS[::-1]  # of DARTS: state 0 is the older one
 
 Mixture = Mapping[str, jax.Array]  # kind -> [edges, operations], the weights of the operations
 
@@ -182,7 +181,7 @@ class Supernet(nn.Module):
         previous = x = norm()(name="stem_norm")(x)
         for name, kind, features in plan_cells(self.num_cells, self.features):
             cell = MixedCell(
-                inputs=CELL_INPUTS,
+                inputs=DARTS_INPUTS,
                 features=features,
                 strides=2 if kind == "reduction" else 1,
                 padding="symmetric",

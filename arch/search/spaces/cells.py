@@ -22,7 +22,7 @@ from arch.models.genotypes import (
     from_json,
     unused_states,
 )
-from arch.search.space import CategoricalSpace, draw_other
+from arch.search.space import CategoricalSpace, check_names, draw_other
 
 CELLS = ("normal", "reduction")
 SIDES = 2  # edges of a node
@@ -60,11 +60,7 @@ class CellSpace:
         self.operations, self.combine, self.inputs = tuple(operations), tuple(combine), tuple(inputs)
         self.num_nodes, self.include_current = num_nodes, include_current
         for name, values, known in (("operations", self.operations, OPERATIONS), ("combine", self.combine, COMBINE)):
-            for value in values:
-                if value not in known:
-                    raise unknown_name(f"CellSpace: {name}", value, known)
-            if not values or len(set(values)) < len(values):
-                raise ValueError(f"CellSpace: {name}={values} must be one or more, each once; name them")
+            check_names(f"CellSpace: {name}", values, known)
         if num_nodes < 1:
             raise ValueError(f"CellSpace: num_nodes={num_nodes} must be at least 1; both papers have 5")
         if self.inputs not in (INPUTS, INPUTS[::-1]):

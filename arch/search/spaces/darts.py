@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 from arch.errors import unknown_name
-from arch.models.genotypes import DARTS_OPERATIONS, INPUTS, OPERATIONS, Cell, Edge, Genotype, Node, from_json
-from arch.search.space import CategoricalSpace, Choices
+from arch.models.genotypes import DARTS_INPUTS, DARTS_OPERATIONS, OPERATIONS, Cell, Edge, Genotype, Node, from_json
+from arch.search.space import CategoricalSpace, Choices, check_names
+from arch.search.spaces.cells import CELLS
 
-CELLS = ("normal", "reduction")
-CELL_INPUTS = INPUTS[::-1]  # state 0 is the older one
 PER_NODE = 3  # numbers of an encoding: a pair of states, two operations
 
 
@@ -33,11 +32,7 @@ class DartsSpace:
 
     def __init__(self, operations: Sequence[str] = DARTS_OPERATIONS, num_nodes: int = 4, include_current: bool = False):
         self.operations, self.num_nodes = tuple(operations), num_nodes
-        for operation in self.operations:
-            if operation not in OPERATIONS:
-                raise unknown_name("DartsSpace: operations", operation, OPERATIONS)
-        if not self.operations or len(set(self.operations)) < len(self.operations):
-            raise ValueError(f"DartsSpace: operations={self.operations} must be one or more, each once; change them")
+        check_names("DartsSpace: operations", self.operations, OPERATIONS)
         if num_nodes < 1:
             raise ValueError(f"DartsSpace: num_nodes={num_nodes} must be at least 1; the paper has 4")
         counts = [(len(_pairs(node)), len(self.operations), len(self.operations)) for node in range(num_nodes)]
@@ -64,8 +59,8 @@ class DartsSpace:
 
     def encode(self, architecture: Genotype) -> tuple[int, ...]:
         """Numbers of pairs and operations; raises ValueError where it is not of this space."""
-        if architecture.inputs != CELL_INPUTS:
-            raise ValueError(f"DartsSpace: inputs={architecture.inputs} must be {CELL_INPUTS}; change them")
+        if architecture.inputs != DARTS_INPUTS:
+            raise ValueError(f"DartsSpace: inputs={architecture.inputs} must be {DARTS_INPUTS}; change them")
         return tuple(number for name in CELLS for number in self._encode_cell(name, getattr(architecture, name)))
 
     def _encode_cell(self, name: str, cell: Cell) -> Iterator[int]:
@@ -93,7 +88,7 @@ class DartsSpace:
         """The architecture of an encoding, each node's lower state first; raises ValueError where it is none."""
         values = self._codes.decode(code).values
         half = len(values) // len(CELLS)
-        return Genotype(self._decode_cell(values[:half]), self._decode_cell(values[half:]), inputs=CELL_INPUTS)
+        return Genotype(self._decode_cell(values[:half]), self._decode_cell(values[half:]), inputs=DARTS_INPUTS)
 
     def _decode_cell(self, values: Sequence[int]) -> Cell:
         nodes = []

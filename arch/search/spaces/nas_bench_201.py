@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from arch.errors import unknown_name
 from arch.models.classification.nas_bench_201 import EDGE_OPERATIONS, EDGES, cell_operations, cell_text
-from arch.search.space import CategoricalSpace, Choices
+from arch.search.space import CategoricalSpace, Choices, check_names
 
 # The authors' smaller space: 729 cells, of which 78 differ in what they compute.
 CONNECT = ("none", "skip_connect", "nor_conv_3x3")
@@ -28,13 +28,7 @@ class NASBench201Space(CategoricalSpace):
 
     def __init__(self, operations: Sequence[str] = tuple(EDGE_OPERATIONS), include_current: bool = False):
         self.operations = tuple(operations)
-        for operation in self.operations:
-            if operation not in EDGE_OPERATIONS:
-                raise unknown_name("NASBench201Space: operations", operation, EDGE_OPERATIONS)
-        if not self.operations or len(set(self.operations)) < len(self.operations):
-            raise ValueError(
-                f"NASBench201Space: operations={self.operations} must be one or more, each once; change them"
-            )
+        check_names("NASBench201Space: operations", self.operations, EDGE_OPERATIONS)
         super().__init__((len(self.operations),) * len(EDGES), include_current)
 
     def to_json(self, architecture: Choices) -> str:
