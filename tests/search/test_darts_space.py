@@ -80,6 +80,10 @@ def test_an_encoding_is_the_pair_of_states_and_the_operation_of_each():
     third = Node((Edge("skip_connect", 0), Edge("max_pool_3x3", 2)))
     genotype = Genotype(Cell((first, second), (2, 3)), Cell((first, third), (2, 3)), INPUTS)
     assert space.encode(genotype) == (0, 0, 2, 2, 1, 2, 0, 0, 2, 1, 0, 1)
+    pairs = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
+    space, head, tail = DartsSpace(("skip_connect",), num_nodes=3), (0,) * 6, (0,) * 11
+    nodes = [space.decode((*head, number, *tail)).normal.nodes[2] for number in range(6)]
+    assert [tuple(edge.state for edge in node.edges) for node in nodes] == pairs
 
 
 def test_every_choice_is_sampled_evenly():
