@@ -170,7 +170,8 @@ def test_a_save_that_fails_in_the_background_is_told_once(tmp_path, monkeypatch,
     finally:
         log.removeFilter(is_news)
         log.removeHandler(caplog.handler)
-    assert ("Traceback" in caplog.text) is not filtered
+    # Of absl's only: asyncio logs what an earlier test's broken checkpoint has left, whenever that is collected.
+    assert any(record.exc_info for record in caplog.records if record.name == log.name) is not filtered
 
 
 def test_leftovers_of_a_killed_save_are_removed(tmp_path):
