@@ -24,7 +24,8 @@ from arch.search.strategies.hill_climbing import HillClimbing
 from arch.search.strategies.random_search import RandomSearch
 from arch.search.strategy import Strategy
 from arch.search.tabular import Table
-from arch.training.metrics import Top5Metrics
+from arch.training.metrics import metrics_class
+from input_pipeline.sources import open_source
 from scripts._search_cost import Reward, configure
 from scripts._search_morphing import Morphing, activation_of
 from scripts._search_one_program import OneProgramTraining, check_recipe
@@ -47,7 +48,6 @@ STRATEGIES = {
     "exhaustive": Exhaustive,
 }
 EVALUATORS = ("train", "one_program", "table")
-METRICS = tuple(name for name in Top5Metrics.__annotations__ if name != "loss")  # higher is better
 # By config.executor: made of config.num_parallel and config.executor_fields.
 EXECUTORS: Mapping[str, Callable[..., executors.Executor]] = {
     "inline": lambda num_parallel, **fields: executors.InLine(**fields),
@@ -114,6 +114,26 @@ def create(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Setup:
     return Setup(space, strategy, executor, evaluate)
 
 
+def check_data(config: ml_collections.ConfigDict, setup: Setup, folder: pathlib.Path) -> None:
+    """That trials will find what they read, and that those of a search that goes on had the same table.
+
+    Args:
+      config: which `create` took.
+      setup: which it made.
+      folder: of the search.
+
+    Raises:
+      FileNotFoundError: the data set is not there.
+      ValueError: it has no such split, or too few classes for the metric; or the table is another one.
+    """
+    if config.evaluator == "table":
+        return setup.evaluate.check_told(folder / "trials.jsonl")
+    recipe = configure(config.recipe, config.overrides.to_dict())
+    data = recipe.data
+    sources = [open_source(data.name, data.dir, data[f"{split}_split"]) for split in ("train", *_splits(recipe))]
+    _check_metric(config, recipe, sources[0].num_classes)
+
+
 def _evaluator(
     config: ml_collections.ConfigDict,
     recipe: ml_collections.ConfigDict,
@@ -173,15 +193,8 @@ def _check_recipe(config: ml_collections.ConfigDict, recipe: ml_collections.Conf
     Each value alone; of cells, one pair.
     """
     shared = config.overrides.to_dict()
-    splits = [split for split in ("val", "test") if recipe.data[f"{split}_split"]]
-    if not splits and config.evaluator != "table":
-        raise ValueError(
-            "config.recipe must evaluate something; set config.overrides.data.val_split, such as train[-5%:]"
-        )
-    prefixes = ("", "ema_") if recipe.ema_decay else ("",)
-    measured = [f"{split}/{prefix}{name}" for split in splits for prefix in prefixes for name in METRICS]
-    if config.evaluator != "table" and config.metric not in measured:
-        raise unknown_name("config.metric", config.metric, measured)
+    if config.evaluator != "table":
+        _check_metric(config, recipe, num_classes=10)
     if config.space.name == "fields":
         tried = [{name: value} for name, values in space.fields.items() for value in values]
     else:
@@ -193,3 +206,20 @@ def _check_recipe(config: ml_collections.ConfigDict, recipe: ml_collections.Conf
             )
     for fields in tried:
         models.from_config(configure(config.recipe, {**shared, **fields}).model, num_classes=10)
+
+
+def _check_metric(config: ml_collections.ConfigDict, recipe: ml_collections.ConfigDict, num_classes: int) -> None:
+    """That trials measure it."""
+    if not _splits(recipe):
+        raise ValueError(
+            "config.recipe must evaluate something; set config.overrides.data.val_split, such as train[-5%:]"
+        )
+    names = [name for name in metrics_class(num_classes).__annotations__ if name != "loss"]  # higher is better
+    prefixes = ("", "ema_") if recipe.ema_decay else ("",)
+    measured = [f"{split}/{prefix}{name}" for split in _splits(recipe) for prefix in prefixes for name in names]
+    if config.metric not in measured:
+        raise unknown_name("config.metric", config.metric, measured)
+
+
+def _splits(recipe: ml_collections.ConfigDict) -> list[str]:
+    return [split for split in ("val", "test") if recipe.data[f"{split}_split"]]

@@ -1,15 +1,20 @@
 """What the config of a search stands for, and what is refused before anything is trained."""
 
+import math
+
 import numpy as np
 import pytest
 from flax import linen as nn
+from PIL import Image
 
 from arch.ops.activation import ACTIVATIONS
 from arch.search import trials
+from arch.search.space import Choices
+from arch.search.spaces.nas_bench_201 import NASBench201Space
 from configs import cli
 from configs.search import default
 from scripts import _search_setup
-from scripts._search_setup import create
+from scripts._search_setup import check_data, create
 
 CELLS = "configs/search/nas_bench_201.py"
 
@@ -75,6 +80,39 @@ def test_a_table_of_another_space_is_one_line(tmp_path):
     trials.append(path, trials.Trial(0, {"rate": 0.1}, 0, 0.5, 1.0, 1.0, metrics={"val/accuracy": 0.5}))
     with pytest.raises(ValueError, match=r"architecture of trial 0 must be of this space, not {'rate': 0\.1}"):
         create(config(evaluator="table", table=str(path)), tmp_path)
+
+
+def test_data_that_trials_would_miss_are_one_line(tmp_path):
+    missing = config("configs/search/fields.py:smoke", overrides={"data.name": "fashion_mnist", "data.dir": "none"})
+    with pytest.raises(FileNotFoundError, match=r"data\.name=fashion_mnist: not found in data\.dir=none; prepare it"):
+        check_data(missing, create(missing, tmp_path), tmp_path)
+    for name in ("train/cat", "train/dog"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / name / "0.png")
+    splits = {"data.train_split": "train", "data.val_split": "train", "data.test_split": ""}
+    few = {"data.name": "folder", "data.dir": str(tmp_path), **splits}
+    top5 = config("configs/search/fields.py:smoke", overrides=few, metric="val/top5_accuracy")
+    with pytest.raises(ValueError, match=r"config\.metric: unknown name 'val/top5_accuracy'"):
+        check_data(top5, create(top5, tmp_path), tmp_path)
+    check_data(config("configs/search/fields.py:smoke"), None, tmp_path)
+
+
+def test_a_search_does_not_go_on_with_another_table(tmp_path):
+    """As its file may have been made anew between two stops; a trial that failed says nothing of it."""
+    cells = [NASBench201Space(("none",)).to_json(Choices((0,) * 6))]
+    table = tmp_path / "table.jsonl"
+    for number, reward in enumerate((0.5, 0.6)):
+        trials.append(table, trials.Trial(number, cells[0], 0, reward, 1.0, 1.0, metrics={"val/accuracy": reward}))
+    looked_up = config(evaluator="table", table=str(table), space__fields={"operations": ("none",)})
+    setup = create(looked_up, tmp_path)
+    check_data(looked_up, setup, tmp_path)  # no trials yet
+    path = tmp_path / "trials.jsonl"
+    trials.append(path, trials.Trial(0, cells[0], 3, 0.6, 1.0, 1.0))
+    trials.append(path, trials.Trial(1, cells[0], 3, -math.inf, 0.0, 0.0, error="OSError: x"))
+    check_data(looked_up, setup, tmp_path)
+    trials.append(path, trials.Trial(2, cells[0], 2, 0.6, 1.0, 1.0))
+    with pytest.raises(ValueError, match=r"config\.table gives trial 2 a reward of 0\.5, and .* has 0\.6 of another"):
+        check_data(looked_up, setup, tmp_path)
 
 
 @pytest.mark.parametrize(("act", "deepens"), [(None, True), ("swish", False)])
