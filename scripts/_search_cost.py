@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import pathlib
 import subprocess
 import sys
@@ -84,12 +83,24 @@ def configure(recipe: str, fields: Mapping[str, Any]) -> ml_collections.ConfigDi
     return cli.override(cli.load_recipe(recipe), fields, "search")
 
 
-def known(recipe: str, fields: Mapping[str, Any], reward: Reward) -> tuple[ml_collections.ConfigDict, dict[str, float]]:
-    """The config of a trial, and what its network costs, as far as the reward asks for it, before it is trained."""
+def known(
+    recipe: str, fields: Mapping[str, Any], reward: Reward, here: bool = False
+) -> tuple[ml_collections.ConfigDict, dict[str, float]]:
+    """The config of a trial, and what its network costs, as far as the reward asks for it, before it is trained.
+
+    Args:
+      recipe: FILE.py[:ARGS].
+      fields: of the trial.
+      reward: as above.
+      here: whether this process is the one that has the device, and measures on it.
+    """
     config = configure(recipe, fields)
     costs: dict[str, float] = size(config)
     if reward.cost in ("seconds", "predicted_seconds"):
-        costs[reward.cost] = measure_seconds(recipe, fields, reward.latency_table)
+        if here:
+            costs[reward.cost] = _measure(config, reward.latency_table)
+        else:
+            costs[reward.cost] = measure_seconds(recipe, fields, reward.latency_table)
     return config, costs
 
 
@@ -124,8 +135,7 @@ def measure_seconds(recipe: str, fields: Mapping[str, Any], latency_table: str =
       RuntimeError: that process failed; with the last line that it wrote.
     """
     command = [sys.executable, "-m", "scripts._search_cost", recipe, json.dumps(dict(fields)), latency_table]
-    # Of a GPU on which this process trains there is not the three quarters left that JAX would take at once.
-    return float(last_line(command, "measuring", os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}))
+    return float(last_line(command, "measuring"))
 
 
 def last_line(command: Sequence[str], owner: str, environment: Mapping[str, str] | None = None) -> str:

@@ -191,7 +191,8 @@ class OneProgramTraining:
         return [self._evaluation(costs[job.id], metrics.get(job.id)) for job in jobs]
 
     def _costs(self, job: Job) -> dict[str, float]:
-        return known(self.recipe, {**self.overrides, **fields_of("nas_bench_201", job.architecture)}, self.reward)[1]
+        fields = {**self.overrides, **fields_of("nas_bench_201", job.architecture)}
+        return known(self.recipe, fields, self.reward, here=True)[1]
 
     def _evaluation(self, costs: dict[str, float], metrics: Mapping[str, float] | None) -> Evaluation:
         """Of a candidate, of which there are no metrics where it was not trained."""

@@ -1,6 +1,8 @@
 """What the config of a search stands for: a space, a strategy, an executor, an evaluator."""
 
 import inspect
+import logging
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -26,11 +28,14 @@ from arch.search.strategy import Strategy
 from arch.search.tabular import Table
 from arch.training.metrics import metrics_class
 from input_pipeline.sources import open_source
+from scripts import _search_devices
 from scripts._search_cost import Reward, configure
 from scripts._search_morphing import Morphing, activation_of
 from scripts._search_one_program import OneProgramTraining, check_recipe
 from scripts._search_table import Lookup
 from scripts._search_training import Training, fields_of
+
+logger = logging.getLogger("search")
 
 # By config.space.name: made of config.space.fields.
 SPACES: Mapping[str, type] = {
@@ -114,8 +119,8 @@ def create(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Setup:
     return Setup(space, strategy, executor, evaluate)
 
 
-def check_data(config: ml_collections.ConfigDict, setup: Setup, folder: pathlib.Path) -> None:
-    """That trials will find what they read, and that those of a search that goes on had the same table.
+def check_machine(config: ml_collections.ConfigDict, setup: Setup, folder: pathlib.Path) -> None:
+    """That trials will find their data and devices, and that those of a search that goes on had the same table.
 
     Args:
       config: which `create` took.
@@ -124,7 +129,7 @@ def check_data(config: ml_collections.ConfigDict, setup: Setup, folder: pathlib.
 
     Raises:
       FileNotFoundError: the data set is not there.
-      ValueError: it has no such split, or too few classes for the metric; or the table is another one.
+      ValueError: it has no such split, or too few classes for the metric; too few devices; or the table is another one.
     """
     if config.evaluator == "table":
         return setup.evaluate.check_told(folder / "trials.jsonl")
@@ -132,6 +137,12 @@ def check_data(config: ml_collections.ConfigDict, setup: Setup, folder: pathlib.
     data = recipe.data
     sources = [open_source(data.name, data.dir, data[f"{split}_split"]) for split in ("train", *_splits(recipe))]
     _check_metric(config, recipe, sources[0].num_classes)
+    if config.executor != "ray" and (config.executor == "processes" or config.evaluator == "train"):
+        devices = _search_devices.find()
+        _search_devices.check(config, devices, _tried(config, setup.space))
+        # Without it a trial that cannot have its device, as another process has it, would take the CPU without a word.
+        os.environ["JAX_PLATFORMS"] = devices.platforms
+        logger.info("a trial finds %d x %s", devices.count, devices.platforms.partition(",")[0])
 
 
 def _evaluator(
@@ -157,6 +168,11 @@ def _evaluator(
         )
     if config.evaluator == "one_program":
         check_recipe(recipe)
+        if config.executor == "ray" and config.executor_fields.get("resources", {}).get("num_gpus"):
+            raise ValueError(
+                "config.evaluator=one_program compiles anew for every trial where Ray gives it a GPU, as Ray ends that "
+                "process; set it to train, or config.executor to processes"
+            )
         num_together = config.num_parallel if config.executor == "together" else 1
         return OneProgramTraining(**common, operations=space.operations, reward=reward, num_together=num_together)
     if not config.table:
@@ -188,17 +204,11 @@ def _check_types(owner: str, make: Callable, fields: Mapping[str, Any]) -> None:
 
 
 def _check_recipe(config: ml_collections.ConfigDict, recipe: ml_collections.ConfigDict, space: Any) -> None:
-    """That what is rewarded will be measured, and that every field to be searched is one of the recipe and its network.
-
-    Each value alone; of cells, one pair.
-    """
+    """That what is rewarded will be measured, and that what is searched are fields of the recipe and its network."""
     shared = config.overrides.to_dict()
     if config.evaluator != "table":
         _check_metric(config, recipe, num_classes=10)
-    if config.space.name == "fields":
-        tried = [{name: value} for name, values in space.fields.items() for value in values]
-    else:
-        tried = [fields_of(config.space.name, space.to_json(space.sample(np.random.default_rng(config.seed))))]
+    tried = _tried(config, space)
     for fields in (shared, *tried):
         if "seed" in fields:
             raise ValueError(
@@ -206,6 +216,13 @@ def _check_recipe(config: ml_collections.ConfigDict, recipe: ml_collections.Conf
             )
     for fields in tried:
         models.from_config(configure(config.recipe, {**shared, **fields}).model, num_classes=10)
+
+
+def _tried(config: ml_collections.ConfigDict, space: Any) -> list[dict[str, Any]]:
+    """Fields of trials: each value alone; of cells, one pair."""
+    if config.space.name == "fields":
+        return [{name: value} for name, values in space.fields.items() for value in values]
+    return [fields_of(config.space.name, space.to_json(space.sample(np.random.default_rng(config.seed))))]
 
 
 def _check_metric(config: ml_collections.ConfigDict, recipe: ml_collections.ConfigDict, num_classes: int) -> None:

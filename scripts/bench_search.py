@@ -42,6 +42,7 @@ SEEDS = (0, 1)
 SPACE = NASBench201Space(CONVOLUTIONS)
 # Programs that were compiled once before must not be read from a disk.
 NO_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+ENVIRONMENT = "import json; from scripts import _timing; print(json.dumps(_timing.environment()))"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             seconds, accuracies = ARMS[args.arm](config, candidates(args.cells))
             print(json.dumps({"seconds": seconds, "accuracies": accuracies}))
             return 0
-        header = {"record": "search_run", **_timing.environment(), "recipe": args.recipe, "cells": args.cells}
+        # Said by a process that ends: a TPU is one process's, and each arm is one.
+        said = json.loads(last_line([sys.executable, "-c", ENVIRONMENT], "environment"))
+        header = {"record": "search_run", **said, "recipe": args.recipe, "cells": args.cells}
         log = _results.Log(args.json, header, key=("arm", "round"))
         if warning := _timing.warning():
             print(warning, flush=True)

@@ -72,7 +72,7 @@ def main() -> int:
     others = _search_report.read_others(COMPARE.value, folder.name)
     setup = _search_setup.create(config, folder)
     workdir.check(str(folder), config.to_dict(), {})
-    _search_setup.check_data(config, setup, folder)
+    _search_setup.check_machine(config, setup, folder)
     with workdir.claim(str(folder), config.to_dict()):
         found = run(config, folder, setup)
     return report(config, folder, found, others)

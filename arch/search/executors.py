@@ -15,6 +15,7 @@ from arch.training.host import die_with, share_cores
 # By a terminal, and by a scheduler; workers ignore them, and end by a signal that nobody else sends.
 SENT_TO_ALL = (signal.SIGINT, signal.SIGTERM)
 END = signal.SIGUSR2
+PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 
 
 class Executor(Protocol):
@@ -162,6 +163,8 @@ class Processes:
         taken = {worker.number for worker in [*self._free, *self._busy.values()]}
         number = next(number for number in range(self._num_workers) if number not in taken)
         environment = {self._variable: self._devices[number]} if self._variable else {}
+        if not self._variable and self._num_workers > 1:  # of a GPU that all see each would take three quarters at once
+            environment = {PREALLOCATE: os.environ.get(PREALLOCATE, "false")}
         pool = concurrent.futures.ProcessPoolExecutor(
             1,
             mp_context=multiprocessing.get_context("spawn"),  # not a fork: JAX has threads
@@ -204,11 +207,12 @@ class Ray:
 
     Args:
       address: of the cluster; None starts one on this machine, "auto" joins the one that there is.
-      resources: that a task takes, as Ray has them: {"num_cpus": 2, "num_gpus": 1}.
+      resources: that a task takes, as Ray has them: {"num_cpus": 2, "num_gpus": 1}. Where the cluster has GPUs, it must
+        have num_gpus: tasks that do not ask for one see all GPUs of their machine.
       num_cpus: of a cluster that is started here; None is all of them.
 
     Raises:
-      ValueError: Ray is not installed.
+      ValueError: Ray is not installed; GPUs that `resources` says nothing of.
     """
 
     wait = staticmethod(wait_for_one)
@@ -223,7 +227,10 @@ class Ray:
         self._ray, self._resources = ray, dict(resources or {})
         # Jobs and evaluations are small: the store of a cluster that is started here need not be.
         started = {} if address else {"num_cpus": num_cpus, "object_store_memory": 2**27, "include_dashboard": False}
-        ray.init(address=address, log_to_driver=False, **started)
+        ray.init(address=address or "local", log_to_driver=False, **started)  # None might join another one
+        if ray.cluster_resources().get("GPU") and "num_gpus" not in self._resources:
+            self.close()
+            raise ValueError("Ray: resources must say how many of the cluster's GPUs a task takes; add num_gpus, say 1")
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Future:
         """As one task, which is not tried again."""

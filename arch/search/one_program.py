@@ -91,7 +91,8 @@ class OneProgram:
 
         self._together = grouping == "vmap"
         if self._together:
-            init, count, steps = jax.vmap(init), jax.vmap(count), jax.vmap(steps, in_axes=(0, 0, 0, 1))
+            init, steps = jax.vmap(init), jax.vmap(steps, in_axes=(0, 0, 0, 1))
+            count = jax.vmap(count, in_axes=(0, 0, None, 0))  # one batch for all
         self._init = jax.jit(init)
         self._steps = jax.jit(steps, donate_argnums=2)
         self._count = jax.jit(count, donate_argnums=3)
@@ -109,14 +110,15 @@ class OneProgram:
         """
         seeds = np.asarray(seeds, np.int32)
         if self._together:
-            return _unstack(self._train(architectures, seeds, map(_stack, zip(*streams, strict=False))), len(seeds))
+            batches = map(_on_host, zip(*streams, strict=False))
+            return _unstack(self._train(architectures, seeds, batches), len(seeds))
         return [self._train(*candidate) for candidate in zip(architectures, seeds, streams, strict=True)]
 
     def _train(self, architecture: np.ndarray, seed: np.ndarray, batches: Iterable[Batch]) -> TrainState:
         state = self._init(architecture, seed)
         batches = itertools.islice(batches, self._num_steps)
         while part := list(itertools.islice(batches, self.steps_a_call)):
-            state = self._steps(architecture, seed, state, jax.tree.map(lambda *each: np.stack(each), *part))
+            state = self._steps(architecture, seed, state, _on_host(part))
         return state
 
     def evaluate(
@@ -130,8 +132,7 @@ class OneProgram:
           batches: makes the batches of a split, [batch, ...].
         """
         if self._together:
-            copies = (_stack([batch] * len(states)) for batch in batches())
-            sums = _unstack(self._evaluate(architectures, _stack(states), copies), len(states))
+            sums = _unstack(self._evaluate(architectures, _stack(states), batches()), len(states))
         else:
             sums = [self._evaluate(*candidate, batches()) for candidate in zip(architectures, states, strict=True)]
         return [metrics_lib.compute(jax.device_get(each)) for each in sums]
@@ -152,6 +153,11 @@ def _on_one_device(function: Callable, *trees: Any) -> Any:
 
 def _stack(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _on_host(batches: Sequence[Batch]) -> Batch:
+    """Stacked, for one transfer."""
+    return jax.tree.map(lambda *each: np.stack(each), *batches)
 
 
 def _unstack(tree: Any, count: int) -> list[Any]:

@@ -16,7 +16,7 @@ from arch.search.spaces.nas_bench_201 import CONNECT, NASBench201Space
 from arch.search.tabular import Table
 from arch.search.trials import Job
 from configs import cli
-from scripts import _search_setup
+from scripts import _search_cost, _search_setup
 from scripts._search_cost import Reward
 from scripts._search_one_program import Candidates, OneProgramTraining
 from scripts._search_table import Lookup
@@ -64,6 +64,17 @@ def test_together_candidates_come_to_what_they_come_to_alone():
     dear = [one.metrics["params"] == limit.limit for one in expected]
     assert any(dear) and [one.cost == 0.0 for one in found] == dear
     assert [math.isfinite(one.reward) for one in found] == [not is_dear for is_dear in dear]
+
+
+def test_seconds_are_measured_by_the_process_that_has_the_device(monkeypatch):
+    """Another one might get none; where they are too many, nothing is compiled or trained."""
+    seconds = []
+    monkeypatch.setattr(_search_cost, "_measure", lambda config, table: seconds.append(config) or 0.02)
+    found = OneProgramTraining(RECIPE, OVERRIDES, "val/accuracy", CONNECT, Reward("seconds", limit=0.01))(
+        Job(0, CELL, 7)
+    )
+    assert (found.reward, found.cost, found.metrics["seconds"]) == (-math.inf, 0.0, 0.02)
+    assert [config.model.fields.cell for config in seconds] == [CELL]
 
 
 def candidates(recipe=RECIPE, **more):

@@ -14,7 +14,7 @@ from arch.search.spaces.nas_bench_201 import NASBench201Space
 from configs import cli
 from configs.search import default
 from scripts import _search_setup
-from scripts._search_setup import check_data, create
+from scripts._search_setup import check_machine, create
 
 CELLS = "configs/search/nas_bench_201.py"
 
@@ -59,6 +59,10 @@ def config(recipe=CELLS, **fields):
         ({"overrides": {"seed": 3}}, "seed=3 must not be a field of trials, which have their own"),
         ({"evaluator": "table"}, r"config\.table must be the trials\.jsonl of a search for config\.evaluator=table"),
         (
+            {"executor": "ray", "executor_fields": {"resources": {"num_gpus": 1}}},
+            "config.evaluator=one_program compiles anew for every trial where Ray gives it a GPU",
+        ),
+        (
             {"reward__cost": "seconds", "reward__limit": 1.0, "executor": "ray", "num_parallel": 2},
             r"config\.reward\.cost=seconds is measured while other trials train; set config\.num_parallel=2 to 1",
         ),
@@ -85,7 +89,7 @@ def test_a_table_of_another_space_is_one_line(tmp_path):
 def test_data_that_trials_would_miss_are_one_line(tmp_path):
     missing = config("configs/search/fields.py:smoke", overrides={"data.name": "fashion_mnist", "data.dir": "none"})
     with pytest.raises(FileNotFoundError, match=r"data\.name=fashion_mnist: not found in data\.dir=none; prepare it"):
-        check_data(missing, create(missing, tmp_path), tmp_path)
+        check_machine(missing, create(missing, tmp_path), tmp_path)
     for name in ("train/cat", "train/dog"):
         (tmp_path / name).mkdir(parents=True)
         Image.new("L", (8, 8)).save(tmp_path / name / "0.png")
@@ -93,8 +97,9 @@ def test_data_that_trials_would_miss_are_one_line(tmp_path):
     few = {"data.name": "folder", "data.dir": str(tmp_path), **splits}
     top5 = config("configs/search/fields.py:smoke", overrides=few, metric="val/top5_accuracy")
     with pytest.raises(ValueError, match=r"config\.metric: unknown name 'val/top5_accuracy'"):
-        check_data(top5, create(top5, tmp_path), tmp_path)
-    check_data(config("configs/search/fields.py:smoke"), None, tmp_path)
+        check_machine(top5, create(top5, tmp_path), tmp_path)
+    there = config("configs/search/fields.py:smoke")
+    check_machine(there, create(there, tmp_path), tmp_path)
 
 
 def test_a_search_does_not_go_on_with_another_table(tmp_path):
@@ -105,14 +110,14 @@ def test_a_search_does_not_go_on_with_another_table(tmp_path):
         trials.append(table, trials.Trial(number, cells[0], 0, reward, 1.0, 1.0, metrics={"val/accuracy": reward}))
     looked_up = config(evaluator="table", table=str(table), space__fields={"operations": ("none",)})
     setup = create(looked_up, tmp_path)
-    check_data(looked_up, setup, tmp_path)  # no trials yet
+    check_machine(looked_up, setup, tmp_path)  # no trials yet
     path = tmp_path / "trials.jsonl"
     trials.append(path, trials.Trial(0, cells[0], 3, 0.6, 1.0, 1.0))
     trials.append(path, trials.Trial(1, cells[0], 3, -math.inf, 0.0, 0.0, error="OSError: x"))
-    check_data(looked_up, setup, tmp_path)
+    check_machine(looked_up, setup, tmp_path)
     trials.append(path, trials.Trial(2, cells[0], 2, 0.6, 1.0, 1.0))
     with pytest.raises(ValueError, match=r"config\.table gives trial 2 a reward of 0\.5, and .* has 0\.6 of another"):
-        check_data(looked_up, setup, tmp_path)
+        check_machine(looked_up, setup, tmp_path)
 
 
 @pytest.mark.parametrize(("act", "deepens"), [(None, True), ("swish", False)])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from arch.search import run, trials
-from arch.search.executors import Processes, Ray, Together
+from arch.search.executors import PREALLOCATE, Processes, Ray, Together
 from arch.search.reward import hard_limit, soft_limit
 from arch.search.space import CategoricalSpace
 from arch.search.spaces.synthetic import OneMax
@@ -152,6 +152,23 @@ def process_id():
 def device():
     time.sleep(0.5)
     return os.environ["SOME_DEVICES"]
+
+
+def preallocates():
+    return os.environ.get(PREALLOCATE)
+
+
+@pytest.mark.slow
+def test_workers_that_share_a_gpu_do_not_take_all_of_its_memory(monkeypatch):
+    """By JAX's default the first would have three quarters; what a person has set stays."""
+    monkeypatch.delenv(PREALLOCATE, raising=False)
+    for executor, expected in ((Processes(2), "false"), (Processes(1), None), (Processes(2, "SOME_DEVICES"), None)):
+        assert executor.submit(preallocates).result() == expected
+        executor.close()
+    monkeypatch.setenv(PREALLOCATE, "true")
+    executor = Processes(2)
+    assert executor.submit(preallocates).result() == "true"
+    executor.close()
 
 
 @pytest.mark.slow
@@ -381,10 +398,19 @@ def test_rewards_with_a_limit():
 
 
 @pytest.mark.slow
-def test_on_a_ray_cluster_it_is_the_same_search_and_a_worker_that_dies_costs_its_trial_alone():
-    """A cluster of this machine, two workers."""
+def test_on_a_ray_cluster_it_is_the_same_search_and_a_worker_that_dies_costs_its_trial_alone(monkeypatch):
+    """A cluster of this machine, two workers, whatever other one the environment names."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     expected = search(num_parallel=2, num_trials=10)
     cluster = Ray(resources={"num_cpus": 1}, num_cpus=2)
     assert without_clock(search(num_parallel=2, num_trials=10, executor=cluster)) == without_clock(expected)
     found = search(num_parallel=2, num_trials=10, evaluate=dying, executor=Ray(num_cpus=2))
     assert [trial.id for trial in found if trial.error] == [3]
+    import ray
+
+    with monkeypatch.context() as patch:  # of a machine with GPUs
+        patch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
+        with pytest.raises(ValueError, match="resources must say how many of the cluster's GPUs a task takes; add"):
+            Ray(num_cpus=2)
+        assert not ray.is_initialized()
+        Ray(resources={"num_gpus": 0}, num_cpus=2).close()
