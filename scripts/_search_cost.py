@@ -5,12 +5,9 @@ import functools
 import json
 import math
 import pathlib
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +22,7 @@ from arch.errors import unknown_name
 from arch.search.reward import hard_limit, soft_limit
 from configs import cli
 from input_pipeline.sources import Source, open_source
+from scripts._child import last_line
 
 COSTS = ("params", "macs", "seconds", "predicted_seconds")
 KINDS = ("hard", "soft")
@@ -138,24 +136,6 @@ def measure_seconds(recipe: str, fields: Mapping[str, Any], latency_table: str =
     return float(last_line(command, "measuring"))
 
 
-def last_line(command: Sequence[str], owner: str, environment: Mapping[str, str] | None = None) -> str:
-    """What a program writes last.
-
-    Args:
-      command: that is run in the root of the checkout.
-      owner: of an error.
-      environment: of it; None is ours.
-
-    Raises:
-      RuntimeError: it failed; with the last line that it wrote.
-    """
-    child = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if child.returncode:
-        lines = child.stderr.strip().splitlines()
-        raise RuntimeError(f"{owner} ended with status {child.returncode}: {lines[-1] if lines else ''}")
-    return child.stdout.splitlines()[-1]
-
-
 def _measure(config: ml_collections.ConfigDict, latency_table: str) -> float:
     """The median, or the prediction, in seconds, here."""
     jax.config.update("jax_enable_x64", config.model.dtype == "float64")
@@ -167,7 +147,7 @@ def _measure(config: ml_collections.ConfigDict, latency_table: str) -> float:
     # Of the same shapes as those that are trained, and as fast; without compiling what makes them.
     variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01, leaf.dtype), shapes)
     program = latency.build(apply, variables, x)
-    return latency.measure({"network": program.call}, rounds=ROUNDS)["network"].median_s
+    return latency.measure({"network": program.waiting_call}, rounds=ROUNDS)["network"].median_s
 
 
 def _table_of(path: pathlib.Path, found: Sequence[Operator]) -> LatencyTable:

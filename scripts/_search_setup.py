@@ -2,9 +2,8 @@
 
 import inspect
 import logging
-import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -28,7 +27,7 @@ from arch.search.strategy import Strategy
 from arch.search.tabular import Table
 from arch.training.metrics import metrics_class
 from input_pipeline.sources import open_source
-from scripts import _search_devices
+from scripts import _devices
 from scripts._search_cost import Reward, configure
 from scripts._search_morphing import Morphing, activation_of
 from scripts._search_one_program import OneProgramTraining, check_recipe
@@ -138,11 +137,40 @@ def check_machine(config: ml_collections.ConfigDict, setup: Setup, folder: pathl
     sources = [open_source(data.name, data.dir, data[f"{split}_split"]) for split in ("train", *_splits(recipe))]
     _check_metric(config, recipe, sources[0].num_classes)
     if config.executor != "ray" and (config.executor == "processes" or config.evaluator == "train"):
-        devices = _search_devices.find()
-        _search_devices.check(config, devices, _tried(config, setup.space))
-        # Without it a trial that cannot have its device, as another process has it, would take the CPU without a word.
-        os.environ["JAX_PLATFORMS"] = devices.platforms
+        devices = _devices.find()
+        check_devices(config, devices, _tried(config, setup.space))
+        _devices.promise(devices)
         logger.info("a trial finds %d x %s", devices.count, devices.platforms.partition(",")[0])
+
+
+def check_devices(
+    config: ml_collections.ConfigDict, devices: _devices.Devices, tried: Sequence[Mapping[str, Any]]
+) -> None:
+    """That so many trials at a time can have them, and that batches can be split over those of one.
+
+    Args:
+      config: of a search whose trials are processes of this machine.
+      devices: of it.
+      tried: fields of trials.
+
+    Raises:
+      ValueError: they cannot.
+    """
+    variable = config.executor_fields.get("device_variable", "") if config.executor == "processes" else ""
+    if config.executor == "processes":
+        _devices.check_shares("config.num_parallel", config.num_parallel, variable, devices)
+    if config.evaluator != "train":  # others take one device
+        return
+    count = 1 if variable else devices.count
+    for fields in tried:
+        one = configure(config.recipe, {**config.overrides.to_dict(), **fields})
+        for name, parts in (("global_batch_size", one.num_micro_batches), ("eval_batch_size", 1)):
+            if one[name] % (count * parts):
+                raise ValueError(
+                    f"config: {name}={one[name]} of a trial must be a multiple of its {count} devices"
+                    f"{f' x num_micro_batches={parts}' if parts > 1 else ''}; set config.overrides.{name}, or "
+                    "config.executor_fields.device_variable=CUDA_VISIBLE_DEVICES, one device a trial"
+                )
 
 
 def _evaluator(

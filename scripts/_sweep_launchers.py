@@ -9,10 +9,11 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
+from typing import NamedTuple
 
-from arch.training.host import share_cores
+from arch.training.host import share_cores, share_devices
 from arch.training.progress import duration
 from scripts._sweep_job import Job
 
@@ -29,6 +30,13 @@ def print_commands(jobs: Sequence[Job]) -> int:
     return 0
 
 
+class Share(NamedTuple):
+    """What a run has of the machine: cores, and what its environment says of devices."""
+
+    cores: frozenset[int]
+    environment: Mapping[str, str]
+
+
 @dataclasses.dataclass(frozen=True)
 class Running:
     """A job at work.
@@ -37,14 +45,14 @@ class Running:
       job: which.
       place: "[3/7]", its number among all.
       child: its process.
-      cores: that it runs on.
+      share: of the machine, that it runs on.
       began: by time.perf_counter.
     """
 
     job: Job
     place: str
     child: subprocess.Popen
-    cores: frozenset[int]
+    share: Share
     began: float
 
 
@@ -53,12 +61,14 @@ class LocalRuns:
 
     Args:
       num_parallel: runs at a time.
+      device_variable: that gives each a device of its own, see `share_devices`.
     """
 
-    def __init__(self, num_parallel: int) -> None:
+    def __init__(self, num_parallel: int, device_variable: str = "") -> None:
         self.running: list[Running] = []
         self.signal: signal.Signals | None = None
-        self._free = share_cores(num_parallel)
+        shares = zip(share_cores(num_parallel), share_devices(num_parallel, device_variable), strict=True)
+        self._free = [Share(*share) for share in shares]
         self._previous = {}
 
     def __enter__(self) -> "LocalRuns":
@@ -87,11 +97,11 @@ class LocalRuns:
 
     def start(self, job: Job, place: str) -> None:
         """Starts a job where there is room."""
-        cores = self._free.pop()
+        share = self._free.pop()
         # In a process group of its own: of a Ctrl-C on the terminal it hears from here, and once.
-        with on_cores(cores):
-            child = subprocess.Popen(job.command, process_group=0)
-        self.running.append(Running(job, place, child, cores, time.perf_counter()))
+        with on_cores(share.cores):
+            child = subprocess.Popen(job.command, process_group=0, env=os.environ | share.environment)
+        self.running.append(Running(job, place, child, share, time.perf_counter()))
         if self.signal is not None:
             child.send_signal(self.signal)
 
@@ -101,7 +111,7 @@ class LocalRuns:
             for run in self.running:
                 if (status := run.child.poll()) is not None:
                     self.running.remove(run)
-                    self._free.append(run.cores)
+                    self._free.append(run.share)
                     return run, status
             time.sleep(0.05)
 
@@ -120,7 +130,7 @@ def on_cores(cores: frozenset[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def run_locally(jobs: Sequence[Job], num_parallel: int = 1) -> int:
+def run_locally(jobs: Sequence[Job], num_parallel: int = 1, device_variable: str = "") -> int:
     """Trains what is not finished, `num_parallel` at a time; returns the exit status of the sweep."""
     for job in jobs:
         job.keep_result()  # of what ended when nobody was there
@@ -130,7 +140,7 @@ def run_locally(jobs: Sequence[Job], num_parallel: int = 1) -> int:
         (f"[{number}/{len(jobs)}]", job) for number, job in enumerate(left, start=len(jobs) - len(left) + 1)
     )
     failed, stopped, num_ended, start = [], 0, 0, time.perf_counter()
-    with LocalRuns(num_parallel) as runs:
+    with LocalRuns(num_parallel, device_variable) as runs:
         while True:
             while waiting and runs.has_room() and not stopped:
                 place, job = waiting.popleft()

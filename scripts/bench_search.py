@@ -33,8 +33,9 @@ import numpy as np
 from arch.search.spaces.nas_bench_201 import CONVOLUTIONS, NASBench201Space
 from arch.search.trials import Job
 from configs.search import nas_bench_201
-from scripts import _results, _timing
-from scripts._search_cost import configure, last_line
+from scripts import _devices, _results, _timing
+from scripts._child import last_line
+from scripts._search_cost import configure
 from scripts._search_one_program import Candidates
 from scripts._search_training import Training
 
@@ -61,11 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             seconds, accuracies = ARMS[args.arm](config, candidates(args.cells))
             print(json.dumps({"seconds": seconds, "accuracies": accuracies}))
             return 0
-        # Said by a process that ends: a TPU is one process's, and each arm is one.
+        # Nothing is computed here: a TPU is one process's, and each arm is one.
+        _devices.promise(_devices.find())
         said = json.loads(last_line([sys.executable, "-c", ENVIRONMENT], "environment"))
         header = {"record": "search_run", **said, "recipe": args.recipe, "cells": args.cells}
         log = _results.Log(args.json, header, key=("arm", "round"))
-        if warning := _timing.warning():
+        if warning := _timing.warning(said["platform"]):
             print(warning, flush=True)
         for number, arm in itertools.product(range(args.rounds), args.arms):
             if (arm, number) not in log.done:

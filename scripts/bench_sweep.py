@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         networks = networks_of(args.results)
         header = {"record": "sweep_run", **_timing.environment(), "rounds": args.rounds}
+        header |= {"devices": devices} if (devices := jax.local_device_count()) > 1 else {}  # that share a step
         log = _results.Log(args.json, header, key=("network",))
         rows = measure_all(networks, log, args.rounds)
         for path in write(networks, rows, args.out or f"{args.results.with_suffix('')}_costs"):

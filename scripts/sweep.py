@@ -36,6 +36,7 @@ import train
 from arch.errors import unknown_name
 from arch.training import workdir
 from configs import cli, default
+from scripts import _devices
 from scripts._sweep_clusters import run_on_pod, submit
 from scripts._sweep_job import Job
 from scripts._sweep_launchers import print_commands, run_locally
@@ -53,11 +54,14 @@ RESULTS = flags.DEFINE_string("results", None, "File that keeps the evaluations 
 PARALLEL = flags.DEFINE_integer(
     "parallel", 1, "Points that --launcher=local trains at a time; on a GPU they share its memory.", lower_bound=1
 )
+DEVICE_VARIABLE = flags.DEFINE_string(
+    "device_variable", "", "CUDA_VISIBLE_DEVICES gives each point that --parallel trains at a time a GPU of its own."
+)
 
-OWN_FLAGS = ("sweep", "launcher", "cluster_flags", "workdir", "parallel", "results")
+OWN_FLAGS = ("sweep", "launcher", "cluster_flags", "workdir", "parallel", "device_variable", "results")
 # A launcher takes the jobs, finished ones among them, and returns the exit status of this program.
 LAUNCHERS: dict[str, Callable[[Sequence[Job]], int]] = {
-    "local": lambda jobs: run_locally(jobs, PARALLEL.value),
+    "local": lambda jobs: run_here(jobs, PARALLEL.value, DEVICE_VARIABLE.value),
     "slurm": lambda jobs: submit(jobs, shlex.split(CLUSTER_FLAGS.value)),
     "tpu": lambda jobs: run_on_pod(jobs, shlex.split(CLUSTER_FLAGS.value)),
     "print": print_commands,
@@ -76,6 +80,10 @@ def main(arguments: Sequence[str]) -> int:
     jax.config.update("jax_platforms", "cpu")
     if LAUNCHER.value not in LAUNCHERS:
         raise unknown_name("--launcher", LAUNCHER.value, LAUNCHERS)
+    if DEVICE_VARIABLE.value and LAUNCHER.value != "local":
+        raise ValueError(
+            f"--device_variable={DEVICE_VARIABLE.value} is of --launcher=local; leave it out with {LAUNCHER.value}"
+        )
     if PARALLEL.value > 1 and LAUNCHER.value in ("slurm", "tpu"):
         raise ValueError(f"--parallel={PARALLEL.value} is of --launcher=local; leave it out with {LAUNCHER.value}")
     workdir.check_place(train.WORKDIR.value or "")
@@ -94,6 +102,16 @@ def main(arguments: Sequence[str]) -> int:
         jobs.append(Job(point.name, place, command, num_steps, identity, point.overrides, results))
     write_record(folder, points, jobs)
     return LAUNCHERS[LAUNCHER.value](jobs)
+
+
+def run_here(jobs: Sequence[Job], num_parallel: int, device_variable: str) -> int:
+    """As `run_locally`, once it is known what there is to compute on."""
+    if all(job.is_finished() for job in jobs):
+        return run_locally(jobs)
+    devices = _devices.find()
+    _devices.check_shares("--parallel", num_parallel, device_variable, devices)
+    _devices.promise(devices)
+    return run_locally(jobs, num_parallel, device_variable)
 
 
 def given_fields(arguments: Iterable[str]) -> set[str]:

@@ -78,6 +78,11 @@ class Program:
         """To be timed."""
         return jax_call(self.compiled, *self.args)
 
+    @property
+    def waiting_call(self) -> Call:
+        """Likewise, waited for each time on any device: what starting and waiting take can be subtracted from it."""
+        return jax_call(self.compiled, *self.args, waits=True)
+
 
 def build(fn: Callable[..., Any], *args: Any) -> Program:
     """Compiles `fn(*args)`, and says what that took and what memory it plans."""
@@ -161,6 +166,8 @@ def interleave(calls: Mapping[str, Call], *, pairs: int, once_s: float) -> dict[
     """
     seconds, sizes = {}, {}
     for name, call in calls.items():
+        if jax.default_backend() != "cpu":
+            call(1)  # which loads libraries there, and tries their algorithms, for seconds
         seconds[name] = [_timed(call, 1)]
         if seconds[name][0] <= once_s:
             again = min(_timed(call, 1) for _ in range(2))
@@ -183,12 +190,15 @@ def _timed(call: Call, times: int) -> float:
     return (time.perf_counter() - start) / times
 
 
-def jax_call(fn: Callable[..., Any], *args: Any) -> Call:
+def jax_call(fn: Callable[..., Any], *args: Any, waits: bool | None = None) -> Call:
     """Calls a compiled function on arrays that are on the device already.
 
-    On a CPU each call is waited for; on an accelerator the calls of a block are queued, as those of torch are.
+    Args:
+        fn: compiled.
+        *args: its arguments.
+        waits: for each call; None does so on a CPU, and queues the calls of a block on an accelerator, as torch does.
     """
-    waits = jax.default_backend() == "cpu"
+    waits = jax.default_backend() == "cpu" if waits is None else waits
 
     def call(times: int) -> None:
         out = None

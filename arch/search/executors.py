@@ -10,12 +10,11 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from arch.training.host import die_with, share_cores
+from arch.training.host import die_with, share_cores, share_devices
 
 # By a terminal, and by a scheduler; workers ignore them, and end by a signal that nobody else sends.
 SENT_TO_ALL = (signal.SIGINT, signal.SIGTERM)
 END = signal.SIGUSR2
-PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 
 
 class Executor(Protocol):
@@ -107,8 +106,7 @@ class Processes:
 
     Args:
       num_workers: trials at a time.
-      device_variable: of the environment, such as CUDA_VISIBLE_DEVICES: worker i gets the i-th of the devices that it
-        lists here, or i where it is not set. "": all workers see all devices.
+      device_variable: such as CUDA_VISIBLE_DEVICES, see `share_devices`. "": all workers see all devices.
     """
 
     wait = staticmethod(wait_for_one)
@@ -116,13 +114,7 @@ class Processes:
     def __init__(self, num_workers: int, device_variable: str = ""):
         if num_workers < 1:
             raise ValueError(f"Processes: num_workers={num_workers} must be at least 1; one evaluates in turn")
-        devices = [name for name in os.environ.get(device_variable, "").split(",") if name]
-        if devices and len(devices) < num_workers:
-            raise ValueError(
-                f"Processes: num_workers={num_workers} must be at most the {len(devices)} devices of {device_variable}="
-                f"{','.join(devices)}; lower it"
-            )
-        self._variable, self._devices = device_variable, devices or list(map(str, range(num_workers)))
+        self._devices = share_devices(num_workers, device_variable)
         self._cores = share_cores(num_workers)
         self._free: list[_Worker] = []
         self._busy: dict[Future, _Worker] = {}
@@ -162,14 +154,11 @@ class Processes:
     def _start(self) -> _Worker:
         taken = {worker.number for worker in [*self._free, *self._busy.values()]}
         number = next(number for number in range(self._num_workers) if number not in taken)
-        environment = {self._variable: self._devices[number]} if self._variable else {}
-        if not self._variable and self._num_workers > 1:  # of a GPU that all see each would take three quarters at once
-            environment = {PREALLOCATE: os.environ.get(PREALLOCATE, "false")}
         pool = concurrent.futures.ProcessPoolExecutor(
             1,
             mp_context=multiprocessing.get_context("spawn"),  # not a fork: JAX has threads
             initializer=_begin,
-            initargs=(os.getpid(), environment, self._cores[number]),
+            initargs=(os.getpid(), self._devices[number], self._cores[number]),
         )
         return _Worker(pool, number)
 

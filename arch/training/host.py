@@ -4,6 +4,8 @@ import ctypes
 import os
 import signal
 
+PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
+
 
 def prepare_host() -> None:
     """`keep_freed_memory` and `one_lapack_thread`: the first lines of a program, before JAX is imported."""
@@ -65,3 +67,26 @@ def share_cores(num_parallel: int) -> list[frozenset[int]]:
     if size == 0:
         return [frozenset(cores)] * num_parallel
     return [frozenset(cores[index * size : (index + 1) * size]) for index in range(num_parallel)]
+
+
+def share_devices(num_parallel: int, variable: str = "") -> list[dict[str, str]]:
+    """What the environment of each of so many processes of this machine says of devices.
+
+    Args:
+      num_parallel: processes at a time.
+      variable: such as CUDA_VISIBLE_DEVICES: process i gets the i-th of the devices that it lists here, or i where it
+        is not set. "": all see all devices, and take of a GPU's memory what they need, as the first would take three
+        quarters at once.
+
+    Raises:
+      ValueError: it lists too few.
+    """
+    if not variable:
+        return [{} if num_parallel == 1 or PREALLOCATE in os.environ else {PREALLOCATE: "false"}] * num_parallel
+    listed = [name for name in os.environ.get(variable, "").split(",") if name]
+    if listed and len(listed) < num_parallel:
+        raise ValueError(
+            f"{num_parallel} processes at a time must be at most the {len(listed)} devices of {variable}="
+            f"{','.join(listed)}; lower it"
+        )
+    return [{variable: name} for name in (listed or map(str, range(num_parallel)))][:num_parallel]

@@ -60,8 +60,8 @@ def _measure(name: str, batch: int, settings: Settings) -> dict[str, Any]:
 
 
 def onnx_version() -> dict[str, str]:
-    """That of ONNX Runtime, where it can be a peer."""
-    if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")):
+    """That of ONNX Runtime, where it can be a peer: on a CPU. Elsewhere its `run` would copy images there each time."""
+    if jax.default_backend() != "cpu" or not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")):
         return {}
     import onnxruntime  # of several packages: onnxruntime, onnxruntime-gpu
 

@@ -88,8 +88,8 @@ def _network(model: nn.Module) -> Network:
 
 
 def _measure(nets: Sequence[Network], settings: Settings) -> list[Timing]:
-    """Of all networks, in turn."""
-    calls = {str(number): net.build().call for number, net in enumerate(nets)}
+    """Of all networks, in turn, each call waited for as those of the operators are."""
+    calls = {str(number): net.build().waiting_call for number, net in enumerate(nets)}
     timings = measure(calls, rounds=settings.rounds, once_s=settings.once_s, reference=settings.reference)
     return list(timings.values())
 

@@ -70,7 +70,7 @@ def _triangle(size: int) -> OpCase:
     def peer(a: Any) -> Any:
         import torch
 
-        rows, columns = torch.triu_indices(size, size)
+        rows, columns = torch.triu_indices(size, size, device=a.device)
         return a[:, rows, columns]
 
     return OpCase(
@@ -106,7 +106,7 @@ def _newton_schulz(size: int, num_iterations: int = 5) -> OpCase:
     def peer(a: Any) -> Any:
         import torch
 
-        identity = torch.eye(size)
+        identity = torch.eye(size, device=a.device)
         trace = a.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
         y = a / trace
         z = 0.5 * (3 * identity - y)
@@ -173,8 +173,8 @@ def _tensor_sketch(size: int, channels: int, features: int) -> OpCase:
         pixels = x.flatten(2).mT
         spectra = []
         for each_bins, each_signs in zip(bins, signs, strict=True):
-            matrix = torch.zeros(channels, features)
-            matrix[torch.arange(channels), each_bins.long()] = each_signs.float()
+            matrix = torch.zeros(channels, features, device=x.device)
+            matrix[torch.arange(channels, device=x.device), each_bins.long()] = each_signs.float()
             spectra.append(torch.fft.rfft(pixels @ matrix))
         return torch.fft.irfft((spectra[0] * spectra[1]).mean(1), n=features)
 

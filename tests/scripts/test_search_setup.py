@@ -14,7 +14,8 @@ from arch.search.spaces.nas_bench_201 import NASBench201Space
 from configs import cli
 from configs.search import default
 from scripts import _search_setup
-from scripts._search_setup import check_machine, create
+from scripts._devices import Devices
+from scripts._search_setup import check_devices, check_machine, create
 
 CELLS = "configs/search/nas_bench_201.py"
 
@@ -100,6 +101,27 @@ def test_data_that_trials_would_miss_are_one_line(tmp_path):
         check_machine(top5, create(top5, tmp_path), tmp_path)
     there = config("configs/search/fields.py:smoke")
     check_machine(there, create(there, tmp_path), tmp_path)
+
+
+def test_every_value_that_is_searched_can_be_split_over_the_devices_of_a_trial():
+    """Unless each has one of its own, or all are of one program."""
+
+    def of(**fields):
+        return config("configs/search/fields.py:smoke", **fields)
+
+    four = Devices("cuda,cpu", 4)
+    good, bad = [{"global_batch_size": 16, "eval_batch_size": 8}], [{"global_batch_size": 16, "num_micro_batches": 8}]
+    check_devices(of(), four, good)
+    check_devices(of(), Devices("cuda,cpu", 1), good + bad)
+    with pytest.raises(ValueError, match=r"=16 of a trial must be a multiple of its 4 devices x num_micro_batches=8;"):
+        check_devices(of(), four, good + bad)
+    with pytest.raises(ValueError, match=r"eval_batch_size=6 of a trial must be a multiple of its 4 devices; set"):
+        check_devices(of(), four, [{"eval_batch_size": 6}])
+    own = {"executor_fields": {"device_variable": "CUDA_VISIBLE_DEVICES"}}
+    check_devices(of(executor="processes", num_parallel=4, **own), four, bad)
+    with pytest.raises(ValueError, match=r"config\.num_parallel=5 must be at most the 4 devices of this machine"):
+        check_devices(of(executor="processes", num_parallel=5, **own), four, good)
+    check_devices(of(evaluator="one_program"), four, bad)
 
 
 def test_a_search_does_not_go_on_with_another_table(tmp_path):

@@ -287,16 +287,19 @@ def test_a_signal_between_two_runs_ends_the_sweep(tmp_path, monkeypatch):
     assert asked and not (tmp_path / "a").exists()
 
 
-def test_two_at_a_time_each_on_its_own_cores(tmp_path):
+def test_two_at_a_time_each_on_its_own_cores_and_device(tmp_path):
     """Each of the first two waits for the other; the third starts when one of them has ended."""
     code = (
         "folder.mkdir()\n"
+        "(folder / 'device').write_text(os.environ['SOME_DEVICES'])\n"
         "(folder / 'cores').write_text(repr(sorted(os.sched_getaffinity(0))))\n"
         "end = time.monotonic() + 60\n"
         "while len(list(folder.parent.glob('?/cores'))) < 2: assert time.monotonic() < end\n"
         "finish()"
     )
-    assert run_locally([job(tmp_path / name, code) for name in "abc"], 2) == 0
+    assert run_locally([job(tmp_path / name, code) for name in "abc"], 2, "SOME_DEVICES") == 0
+    devices = [(tmp_path / name / "device").read_text() for name in "abc"]
+    assert set(devices[:2]) == {"0", "1"} and devices[2] in "01" and "SOME_DEVICES" not in os.environ
     cores = [set(ast.literal_eval((tmp_path / name / "cores").read_text())) for name in "ab"]
     available = os.sched_getaffinity(0)
     if len(available) > 1:

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from arch.search import run, trials
-from arch.search.executors import PREALLOCATE, Processes, Ray, Together
+from arch.search.executors import Processes, Ray, Together
 from arch.search.reward import hard_limit, soft_limit
 from arch.search.space import CategoricalSpace
 from arch.search.spaces.synthetic import OneMax
 from arch.search.strategies.evolution import Evolution
 from arch.search.strategies.random_search import RandomSearch
 from arch.search.trials import Evaluation
+from arch.training.host import PREALLOCATE
 
 TASK = OneMax(num_bits=12)
 
@@ -182,7 +183,9 @@ def test_every_worker_sees_a_device_of_its_own(monkeypatch):
                 assert {future.result() for future in futures} == expected
         finally:
             executor.close()
-    with pytest.raises(ValueError, match="num_workers=3 must be at most the 2 devices of SOME_DEVICES=5,7; lower it"):
+    with pytest.raises(
+        ValueError, match="3 processes at a time must be at most the 2 devices of SOME_DEVICES=5,7; lower it"
+    ):
         Processes(3, device_variable="SOME_DEVICES")
 
 
