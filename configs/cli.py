@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import operator
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ OPEN_GROUPS = ("model.fields", "model.norm.fields", "strategy.fields", "executor
 DOTTED_GROUPS = ("overrides", "space.fields")
 
 USAGE_ERROR = 2  # exit status of a command line, or a config, that cannot be run
+INTERRUPTED = 130  # by Ctrl-C, where a program does not save first
 
 
 def define_config_flag() -> flags.FlagHolder:
@@ -33,11 +35,13 @@ def define_config_flag() -> flags.FlagHolder:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Parses sys.argv, calls `main()` and exits with what it returns; a ValueError or OSError is one line."""
+    """Parses sys.argv, calls `main()` and exits with what it returns; a ValueError, OSError or Ctrl-C is one line."""
 
     def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
             return fail(f"unexpected argument {argv[1]!r}; flags start with --")
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler and not flags.FLAGS.debug:
+            signal.signal(signal.SIGINT, _interrupt)
         try:
             return main()
         except (ValueError, OSError) as error:
@@ -46,6 +50,12 @@ def run(main: Callable[[], int | None]) -> None:
             return fail(error)
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _interrupt(*_: Any) -> None:
+    """Ends the program at once: JAX traces with callbacks of the garbage collector, which swallow an exception."""
+    fail("interrupted")
+    os._exit(INTERRUPTED)
 
 
 def fail(error: Any) -> int:

@@ -32,6 +32,25 @@ def clock(monkeypatch):
     return Clock(monkeypatch)
 
 
+def test_on_an_accelerator_calls_are_queued_unless_each_is_to_be_waited_for(monkeypatch):
+    """On a CPU both wait for each."""
+    program, waits = build(jnp.sin, jnp.zeros(3)), []
+    monkeypatch.setattr(jax, "block_until_ready", waits.append)
+    for platform, queued in (("gpu", 1), ("cpu", 4)):
+        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
+        for call, expected in ((program.call, queued), (program.waiting_call, 4)):
+            waits.clear()
+            call(3)
+            assert len(waits) == expected
+
+
+def test_on_an_accelerator_the_first_call_is_not_timed(clock, monkeypatch):
+    """There it loads libraries: here for a minute, after which it would be left at that."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    call = clock.call("ours", lambda number: 0.02 if number else 60.0)
+    assert interleave({"ours": call}, pairs=3, once_s=2.0)["ours"] == pytest.approx([0.02] * 3)
+
+
 def test_peers_take_turns(clock):
     costs = {"ours": 0.004, "fast": 0.02, "slow": 3.0}
     seconds = interleave({name: clock.call(name, costs[name]) for name in costs}, pairs=20, once_s=2.0)

@@ -70,9 +70,8 @@ def test_seconds_are_measured_by_the_process_that_has_the_device(monkeypatch):
     """Another one might get none; where they are too many, nothing is compiled or trained."""
     seconds = []
     monkeypatch.setattr(_search_cost, "_measure", lambda config, table: seconds.append(config) or 0.02)
-    found = OneProgramTraining(RECIPE, OVERRIDES, "val/accuracy", CONNECT, Reward("seconds", limit=0.01))(
-        Job(0, CELL, 7)
-    )
+    evaluate = OneProgramTraining(RECIPE, OVERRIDES, "val/accuracy", CONNECT, Reward("seconds", limit=0.01))
+    found = evaluate(Job(0, CELL, seed=7))
     assert (found.reward, found.cost, found.metrics["seconds"]) == (-math.inf, 0.0, 0.02)
     assert [config.model.fields.cell for config in seconds] == [CELL]
 

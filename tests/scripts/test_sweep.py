@@ -287,6 +287,24 @@ def test_a_signal_between_two_runs_ends_the_sweep(tmp_path, monkeypatch):
     assert asked and not (tmp_path / "a").exists()
 
 
+def test_ctrl_c_before_the_first_run_ends_any_program_with_one_line():
+    """Also in a callback of the garbage collector, as JAX has one while it traces: there an exception is swallowed."""
+    code = (
+        "import gc, signal\n"
+        "from configs import cli\n"
+        "cli.define_config_flag()\n"
+        "def main():\n"
+        "    gc.callbacks.append(lambda *_: signal.raise_signal(signal.SIGINT))\n"
+        "    gc.collect()\n"
+        "    print('goes on', flush=True)\n"
+        "cli.run(main)"
+    )
+    command = [sys.executable, "-c", code, "--config=configs/shufflenet_v2.py:smoke"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (130, ""), result.stderr
+    assert result.stderr.endswith("error: interrupted\n") and result.stderr.count("\n") == 1
+
+
 def test_two_at_a_time_each_on_its_own_cores_and_device(tmp_path):
     """Each of the first two waits for the other; the third starts when one of them has ended."""
     code = (
